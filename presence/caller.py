@@ -1,0 +1,171 @@
+"""Commands of a client that has no connection here: `POST /v1/commands`, for streams, polls and beacons.
+
+Whatever it knows of the session stands in the session's record, so any node can answer; it acts under whatever
+number the session has. Joining here makes a member; events come to the stream or poll that names the channel.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+from presence import events
+from presence.auth import Identity
+from presence.codec import channel_name
+from presence.commands import (
+    Command,
+    channel_of,
+    history_for,
+    id_of,
+    newer_identity,
+    publish_as,
+    role_of,
+    state_of,
+    ttl_of,
+    who_for,
+)
+from presence.errors import BadRequest, PresenceError
+from presence.events import parse_cursor
+from presence.keys import entry
+from presence.places import granted, joined_frame
+from presence.services import Services
+from presence.tracker import Held, Record, View
+
+
+class Caller:
+    """One request's view of a session."""
+
+    def __init__(self, services: Services, identity: Identity, session_id: str) -> None:
+        self._services = services
+        self._identity = identity
+        self._id = session_id
+        self._record = Record("", {})
+
+    async def answer(self, commands: list[object]) -> list[bytes]:
+        """Do the commands in order; each gets its reply. Any but a lone `bye` is a sign of life."""
+        words: dict[str, str] = {}
+        problem: PresenceError | None = None
+        only_bye = all(isinstance(command, dict) and command.get("type") == "bye" for command in commands)
+        try:
+            self._record = await self._services.directory.record(self._identity.user, self._id) or self._record
+            words = {} if only_bye else await self._show_life()
+        except PresenceError as error:
+            problem = error
+        return [await self._answer(command, words, problem) for command in commands]
+
+    async def _answer(self, value: object, words: dict[str, str], problem: PresenceError | None) -> bytes:
+        command_id, command = None, value if isinstance(value, dict) else {}
+        started = time.monotonic()
+        try:
+            if not isinstance(value, dict):
+                raise BadRequest("a command must be a JSON object")
+            command_id = id_of(command)
+            kind = command.get("type")
+            verb = VERBS.get(kind) if isinstance(kind, str) else None
+            if verb is None:
+                raise BadRequest(f"type must be one of {', '.join(VERBS)}")
+            if problem is not None:
+                raise problem
+            reply = await verb(self, command, words)
+            self._services.metrics.command_seconds[str(kind)].observe(time.monotonic() - started)
+            return reply
+        except PresenceError as error:
+            return events.error(error, command_id, channel_of(command))
+
+    async def _show_life(self) -> dict[str, str]:
+        channels = {name: held for name, held in self._record.channels.items() if not held.left}
+        tracker, user = self._services.tracker, self._identity.user
+        items = [(tracker.keys.partition(name), entry(name, user, self._id), "", "") for name in channels]
+        words = await tracker.heartbeats.refresh(items) if items else []
+        longest = max((held.ttl_ms for held in channels.values()), default=0)
+        if items and self._record.left_ms < max(60_000, 3 * longest) - longest:  # once per ttl
+            await tracker.note(user, self._id, "", None, channels, limit=False)
+        return dict(zip(channels, words, strict=True))
+
+    async def _join(self, command: Command, words: dict[str, str]) -> bytes:
+        channel, role = channel_name(command.get("channel")), role_of(command)
+        cursor, ttl_ms, state = parse_cursor(command.get("cursor")), ttl_of(command), state_of(command)
+        granted(self._identity, "join" if role == "member" else "see", channel)
+        tracker, sees = self._services.tracker, self._identity.may("see", channel)
+        if role == "observer":
+            view = await tracker.view(channel, cursor)
+        else:
+            view = await self._join_as_member(channel, cursor if sees else None, state, ttl_ms, sees)
+        words[channel] = "ok"
+        if cursor is not None:
+            self._services.metrics.resumes[view.recovered].inc()
+        return joined_frame(channel, role, view, id_of(command)).json
+
+    async def _join_as_member(
+        self, channel: str, cursor: tuple[str, int] | None, state: str, ttl_ms: int | None, sees: bool
+    ) -> View:
+        tracker, user = self._services.tracker, self._identity.user
+        held = self._record.channels.get(channel)
+        ttl = ttl_ms or (held.ttl_ms if held else self._services.settings.ttl_ms)
+        await tracker.note(user, self._id, "", None, {channel: Held(ttl, False)}, limit=True)
+        joined = await tracker.join(
+            *(channel, user, self._id, ""),
+            ttl_ms=ttl,
+            info=self._identity.info,
+            state=state,
+            show=sees,
+            cursor=cursor,
+        )
+        return joined.view
+
+    async def _leave(self, command: Command, words: dict[str, str]) -> bytes:
+        channel = channel_name(command.get("channel"))
+        tracker, user = self._services.tracker, self._identity.user
+        held = self._record.channels.get(channel)
+        words.pop(channel, None)
+        try:
+            await tracker.leave(channel, user, self._id, "")
+        finally:
+            if held is not None:
+                note = {channel: Held(held.ttl_ms, True)}
+                await tracker.note(user, self._id, "", None, note, limit=False)
+        return events.ok(id_of(command))
+
+    async def _set(self, command: Command, words: dict[str, str]) -> bytes:
+        channel, state = channel_name(command.get("channel")), state_of(command, required=True)
+        await self._services.tracker.set_state(channel, self._identity.user, self._id, "", state)
+        return events.ok(id_of(command))
+
+    async def _publish(self, command: Command, words: dict[str, str]) -> bytes:
+        return await publish_as(self._services, self._identity, command)
+
+    async def _history(self, command: Command, words: dict[str, str]) -> bytes:
+        return await history_for(self._services, self._identity, command)
+
+    async def _who(self, command: Command, words: dict[str, str]) -> bytes:
+        return await who_for(self._services, self._identity, command)
+
+    async def _beat(self, command: Command, words: dict[str, str]) -> bytes:
+        gone = [name for name, word in words.items() if word in ("lost", "ended")]
+        return events.ok(id_of(command), sorted(gone))
+
+    async def _bye(self, command: Command, words: dict[str, str]) -> bytes:
+        for channel, held in self._record.channels.items():
+            if not held.left:
+                await self._services.tracker.close(channel, self._identity.user, self._id, "")
+        return events.ok(id_of(command))
+
+    async def _refresh(self, command: Command, words: dict[str, str]) -> bytes:
+        """The connection that the session may have on any node goes on with the newer token."""
+        identity = newer_identity(self._services, self._identity.user, command)
+        await self._services.directory.renew_token(identity, self._id)
+        return events.ok(id_of(command))
+
+
+Verb = Callable[[Caller, Command, dict[str, str]], Awaitable[bytes]]
+VERBS: dict[str, Verb] = {
+    "join": Caller._join,
+    "leave": Caller._leave,
+    "set": Caller._set,
+    "publish": Caller._publish,
+    "history": Caller._history,
+    "who": Caller._who,
+    "beat": Caller._beat,
+    "bye": Caller._bye,
+    "refresh": Caller._refresh,
+}

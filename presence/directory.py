@@ -1,0 +1,191 @@
+"""Questions that reach over several partitions: which channels there are, where a user is.
+
+Each partition is read at one instant, the whole is not. A partition that is gathering its members again answers
+nothing, so the whole is `Unavailable` then: a half-filled list must never look like a full one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from presence.auth import Identity
+from presence.errors import NotJoined, Unavailable
+from presence.keys import Keys, entry
+from presence.tracker import Record, Tracker, held_channels
+
+SESSIONS_ASKED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSummary:
+    """One channel in numbers."""
+
+    channel: str
+    count: int
+    sessions: int
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserPresence:
+    """Where a user is; `last_seen` in ms by Redis's clock, None if not known any more."""
+
+    user: str
+    online: bool
+    sessions: int
+    channels: list[str]
+    last_seen: int | None
+
+
+class Directory:
+    """Reads that no single script can answer."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: Keys, tracker: Tracker) -> None:
+        self._client = client
+        self._keys = keys
+        self._tracker = tracker
+
+    async def channel(self, channel: str) -> ChannelSummary:
+        """Members, sessions and position of one channel."""
+        roster = await self._tracker.roster(channel, 1, None)
+        (sessions,) = await self._read([("HLEN", self._keys.sessions(channel))])
+        return ChannelSummary(channel, roster.count, sessions, roster.cursor)
+
+    async def channels(self, prefix: str, limit: int, after: str | None) -> tuple[list[tuple[str, int]], str | None]:
+        """Channels with members, in byte order, and the last of them if there are more."""
+        low = b"[" + prefix.encode()
+        if after is not None and after.encode() >= prefix.encode():
+            low = b"(" + after.encode()
+        high = b"[" + prefix.encode() + b"\xff"
+        everywhere = range(self._keys.partitions)
+        pages = await self._read(
+            [("ZRANGEBYLEX", self._keys.channels(p), low, high, "LIMIT", 0, limit + 1) for p in everywhere],
+            everywhere,
+        )
+        names = sorted(name for page in pages for name in page)
+        shown = [name.decode() for name in names[:limit]]
+        counts = await self._read([("ZCARD", self._keys.roster(name)) for name in shown])
+        return list(zip(shown, counts, strict=True)), shown[-1] if len(names) > limit else None
+
+    async def users(self, users: list[str]) -> list[UserPresence]:
+        """Presence of each user, in the same order."""
+        distinct = list(dict.fromkeys(users))
+        own = {self._keys.partition(user) for user in distinct}
+        lists = await self._read(
+            [("ZREVRANGE", self._keys.user(user), 0, SESSIONS_ASKED, "WITHSCORES") for user in distinct], own
+        )
+        sessions = {
+            user: [name.decode() for name in listed[::2]]
+            for user, listed in zip(distinct, map(_flat, lists), strict=True)
+        }
+        seen = {user: _newest(_flat(listed)) for user, listed in zip(distinct, lists, strict=True)}
+        records = await self._records([(user, session) for user in distinct for session in sessions[user]])
+        asked = [(u, s, ch, held) for (u, s), record in records.items() for ch, held in record.channels.items()]
+        deadlines = await self._read(
+            [("ZSCORE", self._keys.due(ch), entry(ch, u, s)) for u, s, ch, _ in asked],
+            {self._keys.partition(ch) for _, _, ch, _ in asked},
+        )
+        live: dict[str, list[tuple[str, str, int]]] = {user: [] for user in distinct}
+        for (user, session, channel, held), deadline in zip(asked, deadlines, strict=True):
+            if deadline is not None:
+                live[user].append((session, channel, int(float(deadline)) - held.ttl_ms))
+        return [_presence(user, live[user], seen[user]) for user in users]
+
+    async def record(self, user: str, session: str) -> Record | None:
+        """The session's record, or None where there is none."""
+        name = self._keys.record(user, session)
+        fields, left_ms = await self._read([("HGETALL", name), ("PTTL", name)])
+        return _record(fields, left_ms) if fields else None
+
+    async def renew_token(self, identity: Identity, session: str) -> None:
+        """Tell the node that has the session's connection, whichever it is, of a newer token."""
+        bus = self._keys.bus(self._keys.partition(identity.user))
+        parts = ("token", identity.user, session, str(identity.expires_at), identity.grants.to_text())
+        await self._read([("PUBLISH", bus, "\x1f".join(parts))])
+
+    async def disconnect(self, user: str, channel: str | None) -> int:
+        """Take the user out of one channel, or out of all and close the connections; returns sessions ended."""
+        if channel is not None:
+            return len(await self._take_out(user, channel))
+        (listed,) = await self._read([("ZREVRANGE", self._keys.user(user), 0, SESSIONS_ASKED)])
+        records = await self._records([(user, name.decode()) for name in listed])
+        channels = {name for record in records.values() for name in record.channels}
+        # Told first: a join that is on its way ends with its connection, whichever of the two is first in Redis.
+        await self._read([("PUBLISH", self._keys.bus(self._keys.partition(user)), f"close\x1f{user}")])
+        ended: set[str] = set()
+        for name in channels:
+            ended |= set(await self._take_out(user, name))
+        return len(ended)
+
+    async def note_seen(self, seen: Iterable[tuple[str, str, int]]) -> None:
+        """Remember when ended sessions were last seen: a hint, so nothing happens where Redis does not answer."""
+        calls = [("ZADD", self._keys.user(user), "XX", "GT", last_seen, session) for user, session, last_seen in seen]
+        try:
+            await self._read(calls)
+        except Unavailable:
+            return
+
+    async def _take_out(self, user: str, channel: str) -> list[str]:
+        try:
+            return (await self._tracker.leave(channel, user, "", "", "disconnected"))[1]
+        except NotJoined:
+            return []
+
+    async def _records(self, sessions: list[tuple[str, str]]) -> dict[tuple[str, str], Record]:
+        rows = await self._read([("HGETALL", self._keys.record(user, session)) for user, session in sessions])
+        found = zip(sessions, rows, strict=True)
+        return {key: _record(row, 0) for key, row in found if row}
+
+    async def _read(self, calls: list[Any], partitions: Iterable[int] = ()) -> list[Any]:
+        """Replies to plain commands in one pipeline; Unavailable while one of `partitions` is gathering again."""
+        if not calls:
+            return []
+        guards = list(partitions)
+        pipeline = self._client.pipeline(transaction=False)
+        if guards:
+            pipeline.execute_command("TIME")
+        for number in guards:
+            pipeline.hmget(self._keys.script(number)[0], "birth", "settling")
+        for call in calls:
+            pipeline.execute_command(*call)
+        try:
+            replies = await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise Unavailable("Redis cannot be asked right now; try again") from error
+        if not guards:
+            return replies
+        seconds, micros = replies[0]
+        now = int(seconds) * 1000 + int(micros) // 1000
+        for birth, settling in replies[1 : len(guards) + 1]:
+            if not birth or now < int(settling or 0) <= now + 2000:
+                raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
+        return replies[len(guards) + 1 :]
+
+
+def _record(row: Any, left_ms: int) -> Record:
+    fields = row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True))
+    flat = [part for name, value in fields.items() if name[:2] == b"c:" for part in (name[2:], value)]
+    number = fields.get(b"number", b"0").decode()
+    return Record(number, held_channels(flat), left_ms, fields.get(b"streaming") == b"1")
+
+
+def _flat(listed: list[Any]) -> list[Any]:
+    """Members and scores in one list, whichever protocol brought them."""
+    if listed and isinstance(listed[0], (list, tuple)):
+        return [value for pair in listed for value in pair]
+    return listed
+
+
+def _newest(flat: list[Any]) -> int | None:
+    return int(float(flat[1])) if flat else None
+
+
+def _presence(user: str, live: list[tuple[str, str, int]], seen: int | None) -> UserPresence:
+    newest = max([moment for _, _, moment in live], default=seen)
+    channels = sorted({channel for _, channel, _ in live}, key=str.encode)
+    return UserPresence(user, bool(live), len({session for session, _, _ in live}), channels, newest)

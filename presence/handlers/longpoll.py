@@ -1,0 +1,155 @@
+"""`GET /v1/events`: joins channels and then streams (SSE) or answers with what there is (long-poll).
+
+A poll is a whole connection of its session: it takes the next number, joins or goes on, waits for one event at the
+most, and ends. What it needs of the poll before it stands in NEXT and in the session's record, so any node can
+answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from presence import codec, events, streams
+from presence.errors import BadRequest, CloseCode, NotJoined, PresenceError
+from presence.handlers.base import ClientHandler
+from presence.handlers.sse import SseWire, stream_head
+from presence.handlers.wire import detach
+from presence.mailbox import Frame, Mailbox
+from presence.places import enter
+from presence.session import Session
+from presence.tracker import Replaced
+
+MAX_CHANNELS = 20
+DEFAULT_WAIT_S = 25.0
+
+
+class EventsHandler(ClientHandler):
+    """Streams or polls, as the client accepts."""
+
+    _waiting: asyncio.Future[None] | None = None
+
+    async def get(self) -> None:
+        identity = self.services.auth.client(self.token())
+        channels, role = self._channels(), self._role()
+        session_id, wait_s = self.session_id(), self.wait_s()
+        streaming = "text/event-stream" in self.request.headers.get("Accept", "")
+        last_id = self.request.headers.get("Last-Event-ID") if streaming else None
+        since = last_id or self.query("since")
+        place = streams.decode(since) if since else None
+        if last_id and place and session_id and await self._is_replaced(identity.user, session_id, place):
+            self.set_status(204)  # the only answer after which an EventSource stays away
+            await self.finish()
+            return
+        self.services.admission.enter()
+        transport = "sse" if streaming else "longpoll"
+        session = Session(self.services, identity, session_id, Mailbox(), transport)
+        try:
+            await session.open()
+            if streaming:
+                session.greet()
+            await self._enter_all(session, channels, role, place)
+            session.alive()
+        except BaseException:
+            await session.end(by_client=False)
+            self.services.admission.leave()
+            raise
+        if streaming:
+            self._stream(session)
+        else:
+            await self._poll(session, wait_s, wait=place is not None)
+
+    def on_connection_close(self) -> None:
+        self._wake()
+
+    # ---- what was asked for ----
+
+    def _channels(self) -> list[str]:
+        channels = list(dict.fromkeys(codec.name(name, "channel") for name in self.query_all("channel")))
+        if not channels:
+            raise BadRequest("channel is missing: name at least one")
+        if len(channels) > MAX_CHANNELS:
+            raise BadRequest(f"at most {MAX_CHANNELS} channels in one request")
+        return channels
+
+    def _role(self) -> str:
+        role = self.query("as") or "member"
+        if role not in ("member", "observer"):
+            raise BadRequest("as must be member or observer")
+        return role
+
+    async def _is_replaced(self, user: str, session_id: str, place: streams.Next) -> bool:
+        record = await self.services.directory.record(user, session_id)
+        return record is not None and record.streaming and int(record.number) > place.number
+
+    # ---- entering ----
+
+    async def _enter_all(self, session: Session, channels: list[str], role: str, place: streams.Next | None) -> None:
+        known = {channel: place.position(channel) for channel in channels} if place else {}
+        entering = (self._enter(session, channel, role, known.get(channel)) for channel in channels)
+        await asyncio.gather(*entering)
+
+    async def _enter(self, session: Session, channel: str, role: str, known: tuple[str, int] | None) -> None:
+        going_on = known is not None
+        try:
+            codec.channel_name(channel)
+            if going_on and channel in session.left and role == "member":
+                raise NotJoined("this session has left the channel; join it again")
+            cursor = known if known and known[0] else None
+            as_events = going_on and session.transport == "longpoll"
+            await enter(session, channel, role, cursor, "", None, revive=going_on, as_events=as_events)
+        except Replaced:
+            session.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
+        except PresenceError as problem:
+            if known is not None:
+                session.positions[channel] = known  # asked again with it, the answer is the same
+            session.mailbox.put(Frame(events.error(problem, channel=channel)))
+
+    # ---- streaming ----
+
+    def _stream(self, session: Session) -> None:
+        head = stream_head(self.cors_headers())
+        detached = detach(self)
+        if detached is None:
+            self.services.start(session.end(by_client=True))
+            self.services.admission.leave()
+            return
+        sock, ahead = detached
+        SseWire(self.services, sock, session, session.mailbox).start(head, ahead)
+
+    # ---- polling ----
+
+    async def _poll(self, session: Session, wait_s: float | None, *, wait: bool) -> None:
+        try:
+            if wait and not session.mailbox and session.mailbox.closing is None:
+                longest = session.silent_after_s * 2 / 3
+                await self._wait(session, min(DEFAULT_WAIT_S if wait_s is None else wait_s, longest))
+            self._answer(session)
+        finally:
+            await session.end(by_client=False)
+            self.services.admission.leave()
+
+    async def _wait(self, session: Session, wait_s: float) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        session.mailbox.wake = self._wake
+        entry = self.services.wheel.add(wait_s, self._wake)
+        try:
+            await self._waiting
+        finally:
+            entry.cancel()
+            session.mailbox.wake = None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _answer(self, session: Session) -> None:
+        frames = []
+        while taken := session.mailbox.take():
+            for frame in taken:
+                session.next_for(frame)
+                frames.append(frame.json.decode())
+        if session.mailbox.closing is not None:
+            frames.append(events.close(*session.mailbox.closing).decode())
+        place = streams.encode(session.number, session.positions)
+        head = f'{{"session":"{session.id}","next":"{place}","frames":['
+        self.write_json_text(head + ",".join(frames) + "]}")

@@ -1,0 +1,100 @@
+"""Names of everything this server keeps in Redis; the scripts build theirs on the guard's.
+
+All names of a partition carry its hash tag, so that a script touches one slot and the same code runs on one
+Redis, behind Sentinel and in Cluster.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+SEPARATOR = "\x1f"  # no name can contain it, so nothing needs escaping
+SCHEMA = "1"
+
+# What stands after `PREFIX:{pN}:`, and the Redis type of it; docs/redis-keys.md explains each.
+KINDS = {
+    "guard": "hash",
+    "alive": "string",
+    "due": "zset",
+    "sessions": "hash",
+    "member": "hash",
+    "roster": "zset",
+    "meta": "hash",
+    "log": "stream",
+    "channels": "zset",
+    "feed": "stream",
+    "bus": "pub/sub",
+    "session": "hash",
+    "user": "zset",
+    "once": "string",
+    "canary": "string",
+}
+
+
+def entry(channel: str, user: str, session: str) -> str:
+    """Name of one session in one channel."""
+    return f"{channel}{SEPARATOR}{user}{SEPARATOR}{session}"
+
+
+class Keys:
+    """Key names of one deployment: `prefix`, its number of partitions and the Redis database number."""
+
+    def __init__(self, prefix: str, partitions: int, database: int = 0) -> None:
+        self.partitions = partitions
+        self.database = database
+        self._bases = [f"{prefix}:{{p{number}}}:" for number in range(partitions)]
+        # `never` is written by nobody: with two declared keys, one absent, a migrating slot refuses the script
+        # before its first line instead of running it on half of the data.
+        self._script_keys = [(f"{base}guard", f"{base}never") for base in self._bases]
+        self._buses = [f"{base}bus:{database}" for base in self._bases]  # PUBLISH ignores the database
+        self._alive = {f"{base}alive:": number for number, base in enumerate(self._bases)}
+
+    def partition(self, name: str) -> int:
+        """Partition of a channel or of a user."""
+        return zlib.crc32(name.encode()) % self.partitions
+
+    def script(self, partition: int) -> tuple[str, str]:
+        """The two keys that every script of this partition declares."""
+        return self._script_keys[partition]
+
+    def bus(self, partition: int) -> str:
+        """Channel on which the partition's events and control messages are published."""
+        return self._buses[partition]
+
+    def canary(self, partition: int, node: str) -> str:
+        """Key whose expiry, and channel whose echo, shows that this node's subscription delivers."""
+        return f"{self._bases[partition]}canary:{node}"
+
+    def expired_channel(self) -> str:
+        """Redis' own channel for keys that expired."""
+        return f"__keyevent@{self.database}__:expired"
+
+    def lapsed(self, key: str) -> tuple[int, str] | None:
+        """Partition and entry of an expired key, or None if it is no `alive` key of this deployment."""
+        start = key.find("}:alive:") + len("}:alive:")
+        partition = self._alive.get(key[:start])
+        return None if partition is None else (partition, key[start:])
+
+    def channels(self, partition: int) -> str:
+        """Sorted set of the channels that have members."""
+        return f"{self._bases[partition]}channels"
+
+    def due(self, channel: str) -> str:
+        """Sorted set of the deadlines of the partition that the channel is in."""
+        return f"{self._bases[self.partition(channel)]}due"
+
+    def roster(self, channel: str) -> str:
+        """Sorted set of the channel's members."""
+        return f"{self._bases[self.partition(channel)]}roster:{channel}"
+
+    def sessions(self, channel: str) -> str:
+        """Hash of the channel's live sessions."""
+        return f"{self._bases[self.partition(channel)]}sessions:{channel}"
+
+    def user(self, user: str) -> str:
+        """Sorted set of the user's sessions by last sign of life: a hint, verified against `sessions`."""
+        return f"{self._bases[self.partition(user)]}user:{user}"
+
+    def record(self, user: str, session: str) -> str:
+        """Hash with a session's connection number and channels."""
+        return f"{self._bases[self.partition(user)]}session:{user}{SEPARATOR}{session}"

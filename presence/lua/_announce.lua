@@ -1,0 +1,85 @@
+-- Put before the scripts that change who is present: history, feed and bus move with the state or not at all.
+-- ARGV[1] history_ms, ARGV[2] feed length, ARGV[3] name of the bus: the same for all of them.
+
+local HISTORY_MS, FEED_LENGTH, BUS = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+
+-- History lasts as long as the channel has members, and history_ms longer.
+local function retain(channel)
+  local meta, log = base .. 'meta:' .. channel, base .. 'log:' .. channel
+  if redis.call('EXISTS', base .. 'roster:' .. channel) == 1 then
+    redis.call('PERSIST', meta)
+    redis.call('PERSIST', log)
+  else
+    local gone = int(now + HISTORY_MS)
+    redis.call('PEXPIREAT', meta, gone)
+    redis.call('PEXPIREAT', log, gone)
+  end
+end
+
+-- kind, reason, user, session: plain text for the nodes; body: the event's own JSON members; feed: more feed fields.
+local function announce(channel, kind, reason, user, session, body, feed)
+  local meta, log = base .. 'meta:' .. channel, base .. 'log:' .. channel
+  local saved = redis.call('HMGET', meta, 'epoch', 'seq', 'replid')
+  local replid = replication_id()
+  local epoch, seq = saved[1], tonumber(saved[2] or 0) + 1
+  local fresh = not epoch or (saved[3] and saved[3] ~= replid)
+  if fresh then
+    epoch, seq = new_epoch(), 1
+  end
+  -- Before the log: out of memory must be an error of the whole script, not a refused log entry.
+  redis.call('HSET', meta, 'epoch', epoch, 'seq', int(seq), 'replid', replid)
+  if fresh then
+    redis.call('DEL', log)
+  end
+  local text = '{"seq":' .. int(seq) .. ',"at":' .. int(now) .. ',' .. body .. '}'
+  local id = redis.pcall('XADD', log, 'MAXLEN', '~', LOG_LENGTH, int(seq) .. '-0', 'e', text)
+  if type(id) == 'table' and id.err then -- the log is ahead of us: what it says was rolled back here
+    epoch, seq = new_epoch(), 1
+    text = '{"seq":1,"at":' .. int(now) .. ',' .. body .. '}'
+    redis.call('HSET', meta, 'epoch', epoch, 'seq', '1')
+    redis.call('DEL', log)
+    redis.call('XADD', log, '1-0', 'e', text)
+  end
+  retain(channel)
+  redis.call('XADD', base .. 'feed', 'MAXLEN', '~', FEED_LENGTH, '*',
+    'channel', channel, 'epoch', epoch, 'user', user, 'event', text, unpack(feed or {}))
+  redis.call('PUBLISH', BUS, table.concat({
+    'event', channel, epoch, int(seq), int(now), kind, reason, user, session, text}, SEP))
+  return epoch, seq
+end
+
+-- Ends one registered session; the last one of a user is announced, an earlier one only told to its node.
+-- tombstone: number that later refreshes must beat, or nil after a timeout (then a revival must stay possible).
+local function end_session(channel, user, session, reason, seen, tombstone)
+  local entry = entry_of(channel, user, session)
+  if tombstone then
+    redis.call('SET', base .. 'alive:' .. entry, '-' .. int(tombstone), 'PX', TOMBSTONE_MS)
+  end
+  redis.call('HDEL', base .. 'sessions:' .. channel, user .. SEP .. session)
+  redis.call('ZREM', base .. 'due', entry)
+  local member = read_member(channel, user)
+  if not member then
+    return false
+  end
+  local others = {}
+  for _, id in ipairs(member.ids) do
+    if id ~= session then
+      others[#others + 1] = id
+    end
+  end
+  if #others > 0 then
+    member.ids = others
+    write_member(channel, user, member)
+    redis.call('PUBLISH', BUS, table.concat({'ended', channel, user, session, reason}, SEP))
+    return false
+  end
+  redis.call('HDEL', base .. 'member:' .. channel, user)
+  redis.call('ZREM', base .. 'roster:' .. channel, user)
+  if redis.call('EXISTS', base .. 'roster:' .. channel) == 0 then
+    redis.call('ZREM', base .. 'channels', channel)
+  end
+  announce(channel, 'leave', reason, user, session,
+    '"type":"leave","user":' .. member.json .. ',"reason":"' .. reason .. '","last_seen":' .. int(seen),
+    {'generation', member.generation, 'info', member.info, 'state', member.state, 'since', member.since})
+  return true
+end

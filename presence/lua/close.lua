@@ -1,0 +1,27 @@
+-- Start the grace of a session whose client closed its connection: the deadline becomes the earlier one.
+-- KEYS: 1 guard, 2 never
+-- ARGV: 1 channel, 2 user, 3 session, 4 number ('' the session's own), 5 grace_ms
+-- Returns: {'ok'}, {'not_joined'} or {'replaced'}
+
+local channel, field, entry = ARGV[1], ARGV[2] .. SEP .. ARGV[3], entry_of(ARGV[1], ARGV[2], ARGV[3])
+local session = read_session(channel, field)
+if not session then
+  return {'not_joined'}
+end
+local number = ARGV[4] ~= '' and tonumber(ARGV[4]) or session.number
+if session.number > number then -- guard: order of connection numbers
+  return {'replaced'}
+end
+
+local old = tonumber(redis.call('ZSCORE', base .. 'due', entry) or now)
+local deadline = math.min(old, now + tonumber(ARGV[5]))
+session.number, session.closed = number, now
+write_session(channel, field, session)
+if deadline > now then
+  -- The mark tells a refresh that is still on its way from this very connection to keep out.
+  redis.call('SET', base .. 'alive:' .. entry, int(number) .. 'c', 'PXAT', int(deadline))
+else
+  redis.call('DEL', base .. 'alive:' .. entry)
+end
+redis.call('ZADD', base .. 'due', int(deadline), entry)
+return {'ok'}

@@ -1,0 +1,24 @@
+-- Announce a `message`; with an idempotency key at most once in 24 hours.
+-- KEYS: 1 guard, 2 never
+-- ARGV: 1 history_ms, 2 feed length, 3 bus, 4 channel, 5 name as JSON, 6 data as JSON, 7 user as JSON ('' none),
+--       8 user, 9 idempotency key ('' none), 10 digest of the body, 11 keep_ms of the key
+-- Returns: {'ok', epoch, seq, announced 0/1} or {'conflict'}
+
+local channel = ARGV[4]
+local record = ARGV[9] ~= '' and base .. 'once:' .. channel .. SEP .. ARGV[9] or nil
+if record then
+  local answer = redis.call('GET', record)
+  if answer then
+    local part = split(answer)
+    if part[1] ~= ARGV[10] then
+      return {'conflict'}
+    end
+    return {'ok', part[2], part[3], 0}
+  end
+end
+local epoch, seq = announce(channel, 'message', '', ARGV[8], '',
+  '"type":"message","name":' .. ARGV[5] .. ',"data":' .. ARGV[6] .. (ARGV[7] ~= '' and ',"user":' .. ARGV[7] or ''))
+if record then
+  redis.call('SET', record, table.concat({ARGV[10], epoch, int(seq)}, SEP), 'PX', ARGV[11])
+end
+return {'ok', epoch, int(seq), 1}

@@ -1,0 +1,111 @@
+"""Every number the server shows at ``/metrics``.
+
+All label values are known beforehand and made here: a series must never be born from a user, a channel or any
+other input, or the monitoring of a busy deployment breaks before the deployment does.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+TRANSPORTS = ("websocket", "sse", "longpoll")
+COMMANDS = ("join", "leave", "set", "publish", "history", "who", "beat", "bye", "refresh")
+EVENT_KINDS = (
+    ("join", ""),
+    ("leave", "left"),
+    ("leave", "timeout"),
+    ("leave", "disconnected"),
+    ("update", ""),
+    ("message", ""),
+)
+# 0.25 s is the promise for an announced leave: it must be an edge, or the promise cannot be read off.
+LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+COMMAND_BUCKETS = (0.0005, 0.001, 0.0025, *LAG_BUCKETS)
+
+
+class Metrics:
+    """The metrics of one node, with a child ready for every label value."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._traffic(registry)
+        self._presence(registry)
+        self._health(registry)
+
+    def render(self) -> tuple[bytes, str]:
+        """Return the page for Prometheus and its content type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def _traffic(self, registry: CollectorRegistry) -> None:
+        sessions = Gauge("presence_sessions", "Sessions connected to this node", ["transport"], registry=registry)
+        self.sessions = {name: sessions.labels(name) for name in TRANSPORTS}
+        connections = Counter("presence_connections_total", "Connections opened", ["transport"], registry=registry)
+        self.connections = {name: connections.labels(name) for name in TRANSPORTS}
+        deliveries = Counter("presence_deliveries_total", "Events written to clients", ["transport"], registry=registry)
+        self.deliveries = {name: deliveries.labels(name) for name in TRANSPORTS}
+        self.delivery = Histogram(
+            "presence_delivery_seconds",
+            "From an event's instant to its write to a socket",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
+        commands = Histogram(
+            "presence_command_seconds",
+            "Time to answer a client's command",
+            ["command"],
+            buckets=COMMAND_BUCKETS,
+            registry=registry,
+        )
+        self.command_seconds = {name: commands.labels(name) for name in COMMANDS}
+        self.slow_clients = Counter(
+            "presence_slow_clients_total", "Clients closed because they read too slowly", registry=registry
+        )
+
+    def _presence(self, registry: CollectorRegistry) -> None:
+        events = Counter(
+            "presence_events_total", "Events announced by this node", ["type", "reason"], registry=registry
+        )
+        self.events = {kind: events.labels(*kind) for kind in EVENT_KINDS}
+        self.offline_lag = Histogram(
+            "presence_offline_lag_seconds",
+            "From a session's deadline to the announcement",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
+        claims = Counter(
+            "presence_claims_total",
+            "Attempts to announce a lapsed session",
+            ["source", "result"],
+            registry=registry,
+        )
+        self.claims = {
+            (source, result): claims.labels(source, result)
+            for source in ("notification", "sweep")
+            for result in ("won", "lost")
+        }
+        self.heartbeats = Counter("presence_heartbeats_total", "Signs of life written", registry=registry)
+        resumes = Counter("presence_resumes_total", "Returns with a cursor", ["recovered"], registry=registry)
+        self.resumes = {True: resumes.labels("true"), False: resumes.labels("false")}
+
+    def _health(self, registry: CollectorRegistry) -> None:
+        self.redis_up = Gauge("presence_redis_up", "1 while Redis answers", registry=registry)
+        self.keyspace_events_up = Gauge(
+            "presence_keyspace_events_up", "1 while expiry notifications arrive", registry=registry
+        )
+        self.subscription_gaps = Counter(
+            "presence_subscription_gaps_total",
+            "Times this node missed events and read them from the log",
+            registry=registry,
+        )
+        self.holds = Counter("presence_holds_total", "Mass departures held back after a stall", registry=registry)

@@ -1,0 +1,95 @@
+"""The sessions that have a connection on this node, and what the buses say about them.
+
+A session is put here before it asks for its number: what arrives about it meanwhile must not be missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from presence.events import Event
+from presence.keys import Keys
+
+if TYPE_CHECKING:
+    from presence.session import Session
+
+REASSERT_S = 1.0
+REASSERT_STEPS = 20
+
+
+class Registry:
+    """Local sessions by user."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._users: dict[str, list[Session]] = defaultdict(list)
+        self._reasserting: dict[int, asyncio.Task[None]] = {}
+
+    def add(self, session: Session) -> None:
+        """Let the session hear of what concerns it."""
+        self._users[session.user].append(session)
+
+    def remove(self, session: Session) -> None:
+        """The connection is over."""
+        sessions = self._users.get(session.user)
+        if sessions and session in sessions:
+            sessions.remove(session)
+            if not sessions:
+                del self._users[session.user]
+
+    def all(self) -> list[Session]:
+        """Every local session."""
+        return [session for sessions in self._users.values() for session in sessions]
+
+    def heard_event(self, event: Event) -> None:
+        """A `leave` may be of a session that is connected here."""
+        if event.type == "leave":
+            self._verify(event.channel, event.user, event.session)
+
+    def heard_control(self, parts: list[str]) -> None:
+        """Take a control message: kind, then what the script or method that published it says."""
+        kind, rest = parts[0], parts[1:]
+        if kind == "ended":
+            self._verify(*rest[:3])
+        elif kind == "replaced":
+            for session in self._of(rest[0], rest[1]):
+                session.heard_number(int(rest[2]))
+        elif kind == "close":
+            for session in list(self._users.get(rest[0], ())):
+                session.disconnected()
+        elif kind == "token":
+            for session in self._of(rest[0], rest[1]):
+                session.take_grants(float(rest[2]), rest[3])
+
+    def reassert(self, partition: int) -> None:
+        """Redis lost data or rolled back: show that our sessions live, all within a second, jittered."""
+        running = self._reasserting.get(partition)
+        if running is None or running.done():
+            work = self._reassert(partition)
+            self._reasserting[partition] = asyncio.get_running_loop().create_task(work)
+
+    async def stop(self) -> None:
+        """End the tasks under way."""
+        for task in self._reasserting.values():
+            task.cancel()
+        await asyncio.gather(*self._reasserting.values(), return_exceptions=True)
+
+    async def _reassert(self, partition: int) -> None:
+        sessions = self.all()
+        random.shuffle(sessions)
+        step = max(1, -(-len(sessions) // REASSERT_STEPS))
+        for at in range(0, len(sessions), step):
+            for session in sessions[at : at + step]:
+                session.reassert(lambda channel: self._keys.partition(channel) == partition)
+            await asyncio.sleep(REASSERT_S / REASSERT_STEPS)
+
+    def _verify(self, channel: str, user: str, session_id: str) -> None:
+        # The message may be older than what this node did since: Redis is asked, by a heartbeat.
+        for session in self._of(user, session_id):
+            session.verify(channel)
+
+    def _of(self, user: str, session_id: str) -> list[Session]:
+        return [session for session in self._users.get(user, ()) if session.id == session_id]

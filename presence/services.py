@@ -1,0 +1,57 @@
+"""What a node has to offer to a conversation: made once by app.py, received by everybody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from presence.auth import Authenticator
+from presence.directory import Directory
+from presence.hub import Hub
+from presence.limits import Admission
+from presence.metrics import Metrics
+from presence.settings import Settings
+from presence.tracker import Tracker
+from presence.wheel import Wheel
+
+if TYPE_CHECKING:
+    from presence.registry import Registry
+
+
+@dataclass
+class Services:
+    """Everything that one node consists of."""
+
+    settings: Settings
+    node: str
+    tracker: Tracker
+    directory: Directory
+    hub: Hub
+    registry: Registry
+    wheel: Wheel
+    auth: Authenticator
+    metrics: Metrics
+    admission: Admission
+    ready: Callable[[], tuple[bool, dict[str, object]]]
+    draining: bool = False
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    disturbed_at: float = -1e9  # monotonic: when Redis or this node last stood still or lost something
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Own a task until it ends."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    def disturbed(self) -> None:
+        """Redis or this node stood still, or data were lost: timeouts around now are not the clients' fault."""
+        self.disturbed_at = time.monotonic()
+
+    def calm_for(self, seconds: float) -> bool:
+        """Whether nothing of that kind happened in the last `seconds`."""
+        return time.monotonic() - self.disturbed_at > seconds

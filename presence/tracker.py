@@ -1,0 +1,354 @@
+"""The only door to who is present: each method is one transition, one script, one atomic step.
+
+JSON values travel as compact text, names as str, connection numbers as text (they exceed what Lua prints).
+Every method raises `Unavailable` when Redis cannot be asked; then the change may have been applied, and
+repeating it is safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from presence.codec import compact
+from presence.errors import Conflict, LimitExceeded, NotJoined, PresenceError, Unavailable
+from presence.heartbeats import Heartbeats
+from presence.keys import Keys, entry
+from presence.lua import Reply, Scripts
+from presence.metrics import Metrics
+from presence.settings import Settings
+
+SNAPSHOT_LIMIT = 1000
+FRAME_BYTES = 256 * 1024 - 4096  # of members or events in a `joined` frame; the rest is its head
+PAGE_BYTES = 4 * 1024 * 1024
+READ_KEEP_MS = 60_000  # how long a channel that was only asked for keeps its epoch
+USER_KEEP_MS = 24 * 3600 * 1000  # how long `last_seen` of a user is known
+ONCE_KEEP_MS = 24 * 3600 * 1000
+FEED_EVENTS = 10_000  # kept for back ends, over all partitions
+BACKEND_SESSION = "back-end"
+
+
+class Replaced(PresenceError):
+    """A newer connection of the session has taken over; this one has no say any more."""
+
+    code, status, title = "conflict", 409, "Replaced by a newer connection"
+
+
+class Ended(NotJoined):
+    """The session left or was taken out on purpose; only a new `join` brings it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a session's record says of one channel."""
+
+    ttl_ms: int
+    left: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A session as any node may read it: the number of its connection and its channels."""
+
+    number: str
+    channels: dict[str, Held]
+    left_ms: int = 0  # how long the record still lives
+    streaming: bool = False  # whether its newest connection is a WebSocket or stream that has not ended
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A channel at one instant: members, or with `recovered` the events after the given cursor."""
+
+    epoch: str
+    seq: int
+    recovered: bool = False
+    count: int = 0
+    truncated: bool = False
+    items: tuple[bytes, ...] = ()
+
+    @property
+    def cursor(self) -> str:
+        return f"{self.epoch}:{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Answer of a join; `first` says that it made the user a member."""
+
+    first: bool
+    ttl_ms: int
+    number: str
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """One page of members, as JSON texts."""
+
+    epoch: str
+    cursor: str
+    count: int
+    members: list[str]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Past events, as JSON texts; `cursor` is that of the last one given."""
+
+    epoch: str
+    cursor: str
+    recovered: bool
+    events: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Answer of a back end's join."""
+
+    joined: bool
+    cursor: str
+
+
+class Tracker:
+    """Transitions of sessions, members and channels."""
+
+    def __init__(self, scripts: Scripts, keys: Keys, settings: Settings, node: str, metrics: Metrics) -> None:
+        self._scripts = scripts
+        self._settings = settings
+        self._node = node
+        self.keys = keys
+        self._events = metrics.events
+        self.heartbeats = Heartbeats(scripts, keys, metrics.heartbeats.inc)
+
+    async def connect(self, user: str, session: str, token_end_ms: int, streaming: bool) -> Record:
+        """Make the caller the newest connection of the session; older ones are told to close."""
+        partition = self.keys.partition(user)
+        life = max(60_000, 3 * self._settings.ttl_ms)
+        bus = self.keys.bus(partition)
+        reply = await self._call(
+            "connect",
+            partition,
+            user,
+            session,
+            self._node,
+            token_end_ms,
+            life,
+            bus,
+            USER_KEEP_MS,
+            int(streaming),
+        )
+        return Record(reply[0].decode(), held_channels(reply[2:]))
+
+    async def release(self, user: str, session: str, number: str) -> None:
+        """Say that this connection of the session is over."""
+        await self._call("release", self.keys.partition(user), user, session, number)
+
+    async def note(
+        self,
+        user: str,
+        session: str,
+        number: str,
+        token_end_ms: int | None,
+        channels: dict[str, Held],
+        *,
+        limit: bool,
+    ) -> None:
+        """Write the channels into the session's record; with `limit`, as the entry into one more channel."""
+        life = max([60_000, *(3 * held.ttl_ms for held in channels.values())])
+        token_end = "" if token_end_ms is None else token_end_ms
+        most = self._settings.max_channels if limit else ""
+        rows = [value for ch, held in channels.items() for value in (ch, held.ttl_ms, int(held.left))]
+        reply = await self._call(
+            *("record", self.keys.partition(user), user, session, number, self._node, token_end, life),
+            *(USER_KEEP_MS, most, *rows),
+        )
+        if reply[0] == b"replaced":
+            raise Replaced("a newer connection of this session is open")
+        if reply[0] == b"channels":
+            raise LimitExceeded(f"a session may be in {self._settings.max_channels} channels; leave one first")
+
+    async def join(
+        self,
+        channel: str,
+        user: str,
+        session: str,
+        number: str,
+        *,
+        ttl_ms: int | None = None,
+        info: str = "",
+        state: str = "",
+        revive: bool = False,
+        replace_info: bool = False,
+        show: bool = True,
+        cursor: tuple[str, int] | None = None,
+    ) -> Joined:
+        """Enter or refresh; `revive`: not over a tombstone (raises Ended), as for a session that never left."""
+        partition = self.keys.partition(channel)
+        epoch, seq = cursor or ("", -1)
+        reply = await self._call(
+            *("join", partition, *self._common(partition), channel, user, session, number),
+            *("" if ttl_ms is None else ttl_ms, self._settings.ttl_ms, compact(user), info, state),
+            *(int(not revive), int(replace_info), self._settings.max_sessions, self._settings.max_members),
+            *(int(show), epoch, seq, SNAPSHOT_LIMIT, FRAME_BYTES),
+        )
+        self._refuse(reply[0])
+        if reply[1]:
+            self._events[("join" if reply[1] == 1 else "update"), ""].inc()
+        return Joined(reply[1] == 1, int(reply[2]), reply[3].decode(), _view(reply[4]))
+
+    async def leave(
+        self, channel: str, user: str, session: str, number: str, reason: str = "left"
+    ) -> tuple[bool, list[str]]:
+        """End one session (`session` empty: all of the user); returns whether the user left, and who was ended."""
+        partition = self.keys.partition(channel)
+        common = self._common(partition)
+        reply = await self._call("leave", partition, *common, channel, user, session, number, reason)
+        self._refuse(reply[0])
+        if reply[1]:
+            self._events["leave", reason].inc()
+        return reply[1] == 1, [session_id.decode() for session_id in reply[2]]
+
+    async def close(self, channel: str, user: str, session: str, number: str) -> None:
+        """Start the grace: the client closed its connection or said `bye`."""
+        partition = self.keys.partition(channel)
+        await self._call("close", partition, channel, user, session, number, self._settings.grace_ms)
+
+    async def set_state(self, channel: str, user: str, session: str, number: str, state: str) -> bool:
+        """Replace the member's state; true where it changed."""
+        partition = self.keys.partition(channel)
+        reply = await self._call("set", partition, *self._common(partition), channel, user, session, number, state)
+        self._refuse(reply[0])
+        if reply[1]:
+            self._events["update", ""].inc()
+        return bool(reply[1])
+
+    async def publish(
+        self,
+        channel: str,
+        name: str,
+        data: str,
+        *,
+        user: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Announce a `message`; returns its cursor. The same key with another body raises Conflict."""
+        partition = self.keys.partition(channel)
+        digest = hashlib.sha256(f"{name}\x1f{data}".encode()).hexdigest()
+        reply = await self._call(
+            *("publish", partition, *self._common(partition), channel, compact(name), data),
+            *(compact(user) if user else "", user or "", idempotency_key or "", digest, ONCE_KEEP_MS),
+        )
+        if reply[0] == b"conflict":
+            raise Conflict("this Idempotency-Key was used with another body")
+        if reply[3]:
+            self._events["message", ""].inc()
+        return f"{reply[1].decode()}:{int(reply[2])}"
+
+    async def view(self, channel: str, cursor: tuple[str, int] | None = None) -> View:
+        """What an observer is shown: snapshot, or the events after the cursor if there is no hole."""
+        reply = await self._snapshot("view", channel, cursor, SNAPSHOT_LIMIT, "", FRAME_BYTES)
+        return _view(reply[1])
+
+    async def roster(self, channel: str, limit: int, after: str | None) -> Roster:
+        """Members behind `after` in byte order."""
+        reply = await self._snapshot("roster", channel, None, limit, after or "", PAGE_BYTES)
+        epoch, seq, count, following, texts = reply[1:6]
+        cursor = f"{epoch.decode()}:{int(seq)}"
+        return Roster(epoch.decode(), cursor, count, [t.decode() for t in texts], following.decode() or None)
+
+    async def history(self, channel: str, cursor: tuple[str, int] | None, limit: int) -> History:
+        """Events after the cursor, without one the last ones; not recovered: none."""
+        reply = await self._snapshot("history", channel, cursor, limit, "", PAGE_BYTES)
+        epoch, seq, recovered, texts = reply[1:5]
+        cursor_text = f"{epoch.decode()}:{int(seq)}"
+        return History(epoch.decode(), cursor_text, recovered == 1, [t.decode() for t in texts])
+
+    async def put_member(
+        self,
+        channel: str,
+        user: str,
+        session: str,
+        *,
+        info: str | None,
+        state: str | None,
+        ttl_ms: int | None,
+    ) -> Put:
+        """A back end's join or refresh, under whatever number the session has."""
+        held = {channel: Held(ttl_ms or self._settings.ttl_ms, False)}
+        await self.note(user, session, "", None, held, limit=False)
+        joined = await self.join(
+            *(channel, user, session, ""),
+            ttl_ms=ttl_ms,
+            info=info or "",
+            state=state or "",
+            replace_info=info is not None,
+            show=False,
+        )
+        return Put(joined.first, joined.view.cursor)
+
+    async def remove_member(self, channel: str, user: str, session: str | None) -> bool:
+        """A back end's leave; true if this ended the membership."""
+        try:
+            return (await self.leave(channel, user, session or "", ""))[0]
+        except NotJoined:
+            return False
+
+    async def heartbeats_of(self, items: list[tuple[str, str, str]]) -> list[str]:
+        """Heartbeats for (channel, user, session): `refreshed` or `not_joined`, in order."""
+        touches = ((self.keys.partition(ch), entry(ch, user, session), "", "") for ch, user, session in items)
+        words = await self.heartbeats.refresh(touches)
+        return ["refreshed" if word == "ok" else "not_joined" for word in words]
+
+    def _common(self, partition: int) -> tuple[int, int, str]:
+        return announcing(self._settings, self.keys, partition)
+
+    async def _call(self, name: str, partition: int, *arguments: str | int) -> Reply:
+        return await self._scripts.call(name, self.keys.script(partition), arguments)
+
+    async def _snapshot(
+        self, what: str, channel: str, cursor: tuple[str, int] | None, limit: int, after: str, max_bytes: int
+    ) -> Reply:
+        epoch, seq = cursor or ("", -1)
+        keep = self._settings.history_ms if what == "view" else min(READ_KEEP_MS, self._settings.history_ms)
+        partition = self.keys.partition(channel)
+        reply = await self._call("snapshot", partition, what, channel, epoch, seq, limit, after, max_bytes, keep)
+        self._refuse(reply[0])
+        return reply
+
+    def _refuse(self, word: bytes) -> None:
+        if word == b"ok":
+            return
+        if word == b"settling":
+            raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
+        if word == b"replaced":
+            raise Replaced("a newer connection of this session is open")
+        if word == b"ended":
+            raise Ended("this session left the channel or was taken out of it; join again")
+        if word == b"sessions":
+            raise LimitExceeded(f"a user may have {self._settings.max_sessions} sessions in a channel")
+        if word == b"members":
+            raise LimitExceeded(f"the channel is full: it may have {self._settings.max_members} members")
+        raise NotJoined("this session is not in the channel; join it first")
+
+
+def announcing(settings: Settings, keys: Keys, partition: int) -> tuple[int, int, str]:
+    """The first arguments of every script that announces."""
+    return settings.history_ms, max(100, FEED_EVENTS // keys.partitions), keys.bus(partition)
+
+
+def _view(reply: Reply) -> View:
+    epoch, seq = reply[0].decode(), int(reply[1])
+    if len(reply) == 2:
+        return View(epoch, seq)
+    return View(epoch, seq, reply[2] == 1, reply[3], reply[4] == 1, tuple(reply[5]))
+
+
+def held_channels(flat: list[bytes]) -> dict[str, Held]:
+    """Channels of a record, from (name, `ttl left end`) pairs."""
+    held = {}
+    for name, row in zip(flat[::2], flat[1::2], strict=True):
+        ttl, left, _ = row.decode().split("\x1f")
+        held[name.decode()] = Held(int(ttl), left == "1")
+    return held

@@ -1,0 +1,396 @@
+"""`presence check` names each problem of a real Redis that has it, and says what to do (issue 3, point 9)."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import secrets
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presence import embedded, examination
+from presence.check import diagnose, run
+from presence.findings import Problem
+from presence.settings import Settings
+from tests.support.redis_server import RedisServer
+
+# What the advice of the check grants; with these rights a node needs nothing more.
+RIGHTS = "~presence:* &presence:* &__keyevent@*__:expired +@read +@write +@connection +@scripting +@pubsub +time +info"
+
+
+def settings(url: str, **others: Any) -> Settings:
+    """Settings that are in order, for this Redis."""
+    return Settings(redis_url=url, token_secret=(secrets.token_urlsafe(32),), **others)
+
+
+def problems(url: str, **others: Any) -> dict[str, Problem]:
+    """What the check finds, by name."""
+    return {problem.name: problem for problem in asyncio.run(diagnose(settings(url, **others)))}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that this module's tests configure; what they change they say in the URL's user."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def user(server: RedisServer) -> Callable[[str], str]:
+    """Make a user with these rights on the module's Redis; its URL."""
+
+    def make(rights: str) -> str:
+        name = f"u{secrets.token_hex(4)}"
+        server.client().execute_command("ACL", "SETUSER", name, "on", ">pass/word", *rights.split())
+        return server.url.replace("://", f"://{name}:pass%2Fword@")
+
+    return make
+
+
+@pytest.fixture
+def configured(server: RedisServer) -> Iterator[Callable[..., str]]:
+    """Set options of the module's Redis until the test ends; its URL."""
+    before: dict[str, str] = {}
+
+    def change(**options: str) -> str:
+        for option, value in options.items():
+            name = option.replace("_", "-")
+            before.setdefault(name, server.client().config_get(name)[name])
+            server.client().config_set(name, value)
+        return server.url
+
+    yield change
+    for name, value in before.items():
+        server.client().config_set(name, value)
+
+
+def test_a_redis_in_order_has_no_problem_and_the_exit_code_is_0(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(settings(server.url)) == 0
+
+    said = capsys.readouterr().out
+    assert "keyspace notifications of expired keys arrive" in said
+    assert "noeviction" in said
+    assert "0 problems, 0 warnings" in said
+
+
+def test_the_check_leaves_no_key_behind(server: RedisServer) -> None:
+    server.client().flushall()
+
+    problems(server.url)
+
+    assert server.client().dbsize() == 0
+
+
+def test_every_problem_is_printed_with_what_to_do_and_a_fatal_one_gives_exit_code_1(
+    configured: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = configured(maxmemory_policy="allkeys-lru", notify_keyspace_events="")
+
+    assert run(settings(url)) == 1
+
+    said = capsys.readouterr().out
+    assert "PROBLEM  eviction: " in said
+    assert "do: CONFIG SET maxmemory-policy noeviction" in said
+    assert "WARNING  notifications: " in said
+    assert "do: CONFIG SET notify-keyspace-events Ex" in said
+
+
+def test_a_redis_that_is_not_there_is_unreachable(server: RedisServer, tmp_path: Path) -> None:
+    with socket.socket() as taken:  # bound but not listening: whoever connects is refused
+        taken.bind(("127.0.0.1", 0))
+        gone = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+
+        for url in (gone, f"unix://{tmp_path}/none.sock", "redis://no-such-host.invalid/0"):
+            found = problems(url)
+            assert list(found) == ["unreachable"]
+            assert found["unreachable"].fatal
+
+
+def test_a_frozen_redis_is_unreachable_within_its_time(fresh_redis: RedisServer) -> None:
+    fresh_redis.pause()
+    began = time.monotonic()
+
+    found = problems(fresh_redis.url)
+
+    assert list(found) == ["unreachable"]
+    assert time.monotonic() - began < 2 * examination.TIMEOUT_S + 1
+
+
+def test_a_wrong_or_missing_password_is_named_and_never_shown(
+    fresh_redis: RedisServer, user: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh_redis.client().config_set("requirepass", "the-password")
+    good = fresh_redis.url.replace("://", "://:the-password@")
+    wrong = fresh_redis.url.replace("://", "://:another-word@")
+
+    assert problems(good) == {}
+    assert list(problems(fresh_redis.url)) == ["auth"]
+    assert list(problems(wrong)) == ["auth"]
+    assert list(problems(user(RIGHTS).replace("pass%2Fword", "another-word"))) == ["auth"]
+    assert run(settings(wrong)) == 1
+    assert "another-word" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_an_evicting_policy_is_fatal_also_where_config_is_forbidden(
+    configured: Callable[..., str], user: Callable[[str], str], policy: str
+) -> None:
+    url = configured(maxmemory_policy=policy)
+
+    assert problems(url)["eviction"].fatal
+    assert policy in problems(user(RIGHTS))["eviction"].what
+
+
+def test_memory_that_is_nearly_used_up_is_a_warning(server: RedisServer, configured: Callable[..., str]) -> None:
+    used = server.client().info("memory")["used_memory"]
+    url = configured(maxmemory=str(int(used * 1.06)))
+
+    found = problems(url)
+
+    assert list(found) == ["memory_full"]
+
+
+@pytest.mark.parametrize(("flags", "advised"), [("", "Ex"), ("E", "Ex"), ("Kx", "KxE"), ("Kg", "KgEx"), ("KA", "KAE")])
+def test_missing_notifications_are_a_warning_with_the_line_that_adds_what_is_missing(
+    server: RedisServer, configured: Callable[..., str], flags: str, advised: str
+) -> None:
+    found = problems(configured(notify_keyspace_events=flags))
+
+    assert list(found) == ["notifications"]
+    assert not found["notifications"].fatal
+    words = found["notifications"].advice.replace(",", "").split()
+    assert set(words[words.index("notify-keyspace-events") + 1]) == set(advised)
+
+
+@pytest.mark.parametrize("flags", ["Ex", "EA", "AKE"])
+def test_any_flags_with_events_of_expired_keys_are_in_order(configured: Callable[..., str], flags: str) -> None:
+    assert problems(configured(notify_keyspace_events=flags)) == {}
+
+
+def test_without_the_right_to_config_notifications_are_tried_out(
+    configured: Callable[..., str], user: Callable[[str], str]
+) -> None:
+    url = user(RIGHTS)
+
+    found = problems(url)
+    assert list(found) == ["no_config"]
+    assert not found["no_config"].fatal
+    assert "they arrive" in found["no_config"].what
+
+    configured(notify_keyspace_events="")
+    found = problems(url)
+    assert list(found) == ["no_config", "notifications"]
+    assert not found["notifications"].fatal
+
+
+def test_without_the_right_to_info_the_check_says_what_it_cannot_see(user: Callable[[str], str]) -> None:
+    found = problems(user(RIGHTS + " -info"))
+
+    assert list(found) == ["no_info", "no_config"]
+    assert not any(problem.fatal for problem in found.values())
+
+
+def test_forbidden_scripts_are_fatal_and_the_advice_names_the_rights(user: Callable[[str], str]) -> None:
+    found = problems(user(RIGHTS + " -@scripting"))
+
+    assert found["scripts"].fatal
+    assert RIGHTS in found["scripts"].advice
+
+
+@pytest.mark.parametrize("lack", ["-zadd", "-publish", "resetkeys", "resetchannels", "-xadd", "-time"])
+def test_whatever_else_scripts_need_and_may_not_is_fatal(user: Callable[[str], str], lack: str) -> None:
+    found = problems(user(f"{RIGHTS} {lack}"))
+
+    assert found["forbidden"].fatal
+
+
+def test_a_user_who_may_not_hear_of_expired_keys_gets_a_warning(user: Callable[[str], str]) -> None:
+    found = problems(user(RIGHTS.replace("&__keyevent@*__:expired", "")))
+
+    assert list(found) == ["no_config", "notifications"]
+    assert "__keyevent@0__:expired" in found["notifications"].advice
+
+
+def test_a_replica_is_fatal_and_its_primary_is_named(server: RedisServer, fresh_redis: RedisServer) -> None:
+    fresh_redis.client().replicaof("127.0.0.1", server.port)
+    try:
+        found = problems(fresh_redis.url)
+    finally:
+        fresh_redis.client().replicaof("NO", "ONE")
+
+    assert list(found) == ["replica"]
+    assert f"127.0.0.1:{server.port}" in found["replica"].advice
+
+
+def test_a_redis_of_a_cluster_is_fatal(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis", appendonly=False, config={"cluster-enabled": "yes"}) as server:
+        assert list(problems(server.url)) == ["wrong_mode"]
+
+
+def test_writes_that_wait_for_replicas_are_fatal(configured: Callable[..., str]) -> None:
+    assert list(problems(configured(min_replicas_to_write="1"))) == ["writes_refused"]
+
+
+def test_a_database_that_does_not_exist_is_named(server: RedisServer) -> None:
+    assert list(problems(server.url.replace("/0", "/99"))) == ["database"]
+
+
+def test_another_number_of_partitions_than_at_the_first_start_is_fatal(server: RedisServer) -> None:
+    prefix = secrets.token_hex(4)
+    server.client().hset(f"{prefix}:{{p0}}:guard", mapping={"schema": "1", "partitions": "4"})
+
+    found = problems(server.url, key_prefix=prefix, partitions=16)
+
+    assert list(found) == ["partitions"]
+    assert "PRESENCE_PARTITIONS=4" in found["partitions"].advice
+    assert problems(server.url, key_prefix=prefix, partitions=4) == {}
+
+
+def test_data_of_a_newer_server_are_fatal(server: RedisServer) -> None:
+    prefix = secrets.token_hex(4)
+    server.client().hset(f"{prefix}:{{p0}}:guard", mapping={"schema": "999", "partitions": "16"})
+
+    assert list(problems(server.url, key_prefix=prefix)) == ["schema"]
+
+
+def test_a_long_way_to_redis_is_a_warning(server: RedisServer) -> None:
+    with listening(_Slow) as far:
+        far.target = server.port
+
+        found = problems(f"redis://127.0.0.1:{far.server_address[1]}/0")
+
+    assert list(found) == ["slow"]
+    assert not found["slow"].fatal
+
+
+@pytest.mark.parametrize("version", ["6.0.16", "5.0.14"])
+def test_a_version_that_is_too_old_is_fatal(version: str) -> None:
+    with listening(_Old) as old:
+        old.version = version
+
+        found = problems(f"redis://127.0.0.1:{old.server_address[1]}/0")
+
+    assert found["old_version"].fatal
+    assert version in found["old_version"].what
+    assert "6.2" in found["old_version"].advice
+
+
+def test_something_that_is_no_redis_is_fatal() -> None:
+    with listening(_Web) as web:
+        found = problems(f"redis://127.0.0.1:{web.server_address[1]}/0")
+
+    assert list(found) == ["unreachable"]
+
+
+def test_an_address_that_cannot_be_read_is_named() -> None:
+    assert list(problems("redis://127.0.0.1:port/0")) == ["bad_url"]
+
+
+def test_without_an_address_the_embedded_server_and_its_program_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(settings("", data_dir=tmp_path / "data")) == 0
+
+    said = capsys.readouterr().out
+    assert embedded.find_program() in said
+    assert str(tmp_path / "data") in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_without_address_and_program_the_extra_to_install_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(embedded, "_packaged_program", lambda: None)
+
+    found = problems("", data_dir=tmp_path)
+
+    assert list(found) == ["no_program"]
+    assert "presence-server[embedded]" in found["no_program"].advice
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "fatal"),
+    [
+        ({"token_secret": ()}, "no_secret", True),
+        ({"token_secret": (), "token_key_file": Path("/no/such/key.pem")}, "bad_key", True),
+        ({"ping_ms": 20_000}, "ping_too_slow", True),
+        ({"grace_ms": 60_000}, "grace_beyond_ttl", False),
+        ({"api_keys": ("one", "two"), "read_keys": ("two",)}, "key_in_both", False),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named(
+    server: RedisServer, changes: dict[str, Any], name: str, fatal: bool
+) -> None:
+    found = asyncio.run(diagnose(dataclasses.replace(settings(server.url), **changes)))
+
+    assert [(problem.name, problem.fatal) for problem in found] == [(name, fatal)]
+
+
+class listening:
+    """A TCP server in a thread, for the time of a `with` block: stands in for what cannot be installed here."""
+
+    def __init__(self, handler: type[socketserver.BaseRequestHandler]) -> None:
+        self.server: Any = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    def __enter__(self) -> Any:
+        self.thread.start()
+        return self.server
+
+    def __exit__(self, *error: object) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+class _Slow(socketserver.BaseRequestHandler):
+    """A long way to the real Redis: what is asked travels for 30 ms."""
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", self.server.target)) as redis_side:  # type: ignore[attr-defined]
+            back = threading.Thread(target=self._back, args=(redis_side,))
+            back.start()
+            while data := self.request.recv(65536):
+                time.sleep(0.03)
+                redis_side.sendall(data)
+            redis_side.shutdown(socket.SHUT_WR)
+            back.join()
+
+    def _back(self, redis_side: socket.socket) -> None:
+        while data := redis_side.recv(65536):
+            self.request.sendall(data)
+
+
+class _Old(socketserver.StreamRequestHandler):
+    """A Redis of long ago, as far as INFO tells; no package of it can be installed beside the new one."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            words = [self._word() for _ in range(int(line[1:]))]
+            text = f"redis_version:{self.server.version}\r\nredis_mode:standalone\r\nrole:master\r\n"  # type: ignore[attr-defined]
+            if words[0] == b"INFO":
+                self.wfile.write(f"${len(text)}\r\n{text}\r\n".encode())
+            else:
+                self.wfile.write(b"+PONG\r\n" if words[0] == b"PING" else b"-ERR unknown command\r\n")
+
+    def _word(self) -> bytes:
+        length = int(self.rfile.readline()[1:])
+        return self.rfile.read(length + 2)[:length]
+
+
+class _Web(socketserver.StreamRequestHandler):
+    """A web server, by mistake."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
