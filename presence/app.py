@@ -75,7 +75,8 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
         import uvloop
     except ImportError:
         return None
-    return uvloop.new_event_loop
+    make: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return make
 
 
 async def _run(settings: Settings, redis_url: str) -> int:
@@ -113,10 +114,11 @@ class Node:
         self._listener = _client(redis_url, None)  # a subscription may be silent; its canary tells if it is dead
         database = self._client.connection_pool.connection_kwargs.get("db") or 0
         self.keys = Keys(settings.key_prefix, settings.partitions, database)
-        self.scripts = Scripts(self._client)
         self._sweeps = Scripts(self._client)
+        # The sweep asks all the time: what it finds away nobody else needs to wait for.
+        self.scripts = Scripts(self._client, lambda: self._sweeps.away)
         self.tracker = Tracker(self.scripts, self.keys, settings, self.name, self.metrics)
-        self.directory = Directory(self._client, self.keys, self.tracker)
+        self.directory = Directory(self._client, self.keys, self.tracker, lambda: self._sweeps.away)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
         self.broker = Broker(self._listener, self.keys, self.name, self.metrics)

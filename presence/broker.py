@@ -136,7 +136,7 @@ class Broker:
         elif channel == self._canary:
             self._heard_bus = time.monotonic()
         elif data.startswith(b"event\x1f"):
-            self.on_event(parse_event(data.split(b"\x1f", 9)))
+            self.on_event(parse_event(data.split(b"\x1f", 10)))
         else:
             self.on_control(data.decode().split("\x1f"))
 

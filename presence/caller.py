@@ -29,7 +29,7 @@ from presence.events import parse_cursor
 from presence.keys import entry
 from presence.places import granted, joined_frame
 from presence.services import Services
-from presence.tracker import Held, Record, View
+from presence.tracker import OBSERVING, Held, Record, View
 
 
 class Caller:
@@ -73,7 +73,7 @@ class Caller:
             return events.error(error, command_id, channel_of(command))
 
     async def _show_life(self) -> dict[str, str]:
-        channels = {name: held for name, held in self._record.channels.items() if not held.left}
+        channels = {name: held for name, held in self._record.channels.items() if not held.left and held.ttl_ms}
         tracker, user = self._services.tracker, self._identity.user
         items = [(tracker.keys.partition(name), entry(name, user, self._id), "", "") for name in channels]
         words = await tracker.heartbeats.refresh(items) if items else []
@@ -118,6 +118,10 @@ class Caller:
         tracker, user = self._services.tracker, self._identity.user
         held = self._record.channels.get(channel)
         words.pop(channel, None)
+        if held == OBSERVING:
+            await tracker.note(user, self._id, "", None, {channel: Held(0, True)}, limit=False)
+            await self._services.directory.unwatch(user, self._id, channel)
+            return events.ok(id_of(command))
         try:
             await tracker.leave(channel, user, self._id, "")
         finally:
@@ -146,7 +150,7 @@ class Caller:
 
     async def _bye(self, command: Command, words: dict[str, str]) -> bytes:
         for channel, held in self._record.channels.items():
-            if not held.left:
+            if not held.left and held.ttl_ms:
                 await self._services.tracker.close(channel, self._identity.user, self._id, "")
         return events.ok(id_of(command))
 

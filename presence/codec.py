@@ -73,6 +73,15 @@ def name(value: object, what: str) -> str:
     return _international_name(value, what)
 
 
+def is_name(value: object) -> bool:
+    """Say whether it is a valid name."""
+    try:
+        name(value, "name")
+    except BadName:
+        return False
+    return True
+
+
 def channel_name(value: object) -> str:
     """Return a valid channel name that is not one of the server's own."""
     channel = name(value, "channel")

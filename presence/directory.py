@@ -6,7 +6,7 @@ nothing, so the whole is `Unavailable` then: a half-filled list must never look 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,9 @@ class UserPresence:
 class Directory:
     """Reads that no single script can answer."""
 
-    def __init__(self, client: redis.asyncio.Redis, keys: Keys, tracker: Tracker) -> None:
+    def __init__(self, client: redis.asyncio.Redis, keys: Keys, tracker: Tracker, is_away: Callable[[], bool]) -> None:
         self._client = client
+        self._is_away = is_away
         self._keys = keys
         self._tracker = tracker
 
@@ -102,6 +103,11 @@ class Directory:
         fields, left_ms = await self._read([("HGETALL", name), ("PTTL", name)])
         return _record(fields, left_ms) if fields else None
 
+    async def unwatch(self, user: str, session: str, channel: str) -> None:
+        """Tell the node that has the session's connection that it stops observing."""
+        parts = ("unwatch", user, session, channel)
+        await self._read([("PUBLISH", self._keys.bus(self._keys.partition(user)), "\x1f".join(parts))])
+
     async def renew_token(self, identity: Identity, session: str) -> None:
         """Tell the node that has the session's connection, whichever it is, of a newer token."""
         bus = self._keys.bus(self._keys.partition(identity.user))
@@ -115,7 +121,7 @@ class Directory:
         (listed,) = await self._read([("ZREVRANGE", self._keys.user(user), 0, SESSIONS_ASKED)])
         records = await self._records([(user, name.decode()) for name in listed])
         channels = {name for record in records.values() for name in record.channels}
-        # Told first: a join that is on its way ends with its connection, whichever of the two is first in Redis.
+        # Told first: a poll or stream must end with this, not with the news that it was taken out of a channel.
         await self._read([("PUBLISH", self._keys.bus(self._keys.partition(user)), f"close\x1f{user}")])
         ended: set[str] = set()
         for name in channels:
@@ -145,6 +151,8 @@ class Directory:
         """Replies to plain commands in one pipeline; Unavailable while one of `partitions` is gathering again."""
         if not calls:
             return []
+        if self._is_away():
+            raise Unavailable("Redis cannot be asked right now; try again")
         guards = list(partitions)
         pipeline = self._client.pipeline(transaction=False)
         if guards:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from presence.codec import compact
 from presence.errors import BadRequest, PresenceError
 
-_CURSOR = re.compile(r"([0-9a-z]{1,32}):(\d{1,15})")
+_CURSOR = re.compile(r"([0-9A-Za-z_.-]{1,64}):([0-9]{1,15})")
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One announced fact as it comes over the bus; `session`: whose join or end it was."""
+    """One announced fact as it comes over the bus.
+
+    `session`: whose join or end it was; `state`: the member's, with `update` and `leave`.
+    """
 
     channel: str
     epoch: str
@@ -27,12 +30,13 @@ class Event:
     reason: str
     user: str
     session: str
+    state: str
     text: bytes
 
 
 def parse_event(parts: list[bytes]) -> Event:
     """Event from the parts of its bus message (see `announce` in lua/_announce.lua)."""
-    _, channel, epoch, seq, at_ms, kind, reason, user, session, text = parts
+    _, channel, epoch, seq, at_ms, kind, reason, user, session, state, text = parts
     return Event(
         channel.decode(),
         epoch.decode(),
@@ -42,6 +46,7 @@ def parse_event(parts: list[bytes]) -> Event:
         reason.decode(),
         user.decode(),
         session.decode(),
+        state.decode(),
         text,
     )
 

@@ -136,7 +136,7 @@ class _Examination:
             self.findings.add("old_version", f"{name} {version} is too old", "upgrade it to 6.2 or newer")
         else:
             self.findings.good(f"{name} {version}")
-        mode = self.info.get("redis_mode", "standalone")
+        mode = self.info.get("redis_mode") or self.info.get("server_mode") or "standalone"
         if mode != "standalone":
             advice = "give the address of one primary that is not part of a Cluster"
             self.findings.add("wrong_mode", f"this server runs as {mode}, which is not supported yet", advice)
@@ -156,9 +156,9 @@ class _Examination:
                 "CONFIG SET maxmemory-policy noeviction, and write it into redis.conf",
             )
         limit, used = int(self.info.get("maxmemory", 0)), int(self.info.get("used_memory", 0))
-        if limit and used > 0.9 * limit:
+        if 0.9 * limit < used < limit:  # beyond the limit the trial script is refused, which is fatal
             self.findings.add(
-                "memory_full",
+                "memory_nearly_full",
                 f"{used >> 20} of {limit >> 20} MiB are used; beyond it every join is `unavailable`",
                 "raise maxmemory",
                 fatal=False,

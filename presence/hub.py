@@ -50,7 +50,7 @@ class Topic:
     """One channel as this node knows it: position, what is not yet sent, who watches."""
 
     __slots__ = (
-        "again", "channel", "early", "epoch", "pending", "pending_bytes", "positioned", "quiet_until",
+        "again", "at_ms", "channel", "early", "epoch", "pending", "pending_bytes", "positioned", "quiet_until",
         "recent", "reconciling", "sent", "seq", "subscribers", "users",
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ class Topic:
         self.recent: deque[tuple[int, bytes]] | None = None
         self.pending: list[bytes] = []
         self.pending_bytes = 0
+        self.at_ms = 0  # of the first pending event
         self.quiet_until = 0.0
         self.subscribers: dict[Subscriber, None] = {}
         self.users = 0  # how many opened it and did not close it
@@ -165,10 +166,11 @@ class Hub:
             topic.recent = deque(maxlen=RECENT)
         topic.recent.append((topic.seq, text))
         topic.pending.append(text)
+        topic.at_ms = topic.at_ms or at_ms
         topic.pending_bytes += len(text)
         now = time.monotonic()
         if now >= topic.quiet_until or topic.pending_bytes > FRAME_BYTES:
-            self._flush(topic, now, at_ms)
+            self._flush(topic, now)
             return
         self._dirty[topic] = None
         if self._tick is None:
@@ -179,11 +181,11 @@ class Hub:
         now = time.monotonic()
         for topic in [topic for topic in self._dirty if now >= topic.quiet_until]:
             del self._dirty[topic]
-            self._flush(topic, now, 0)
+            self._flush(topic, now)
         if self._dirty:
             self._tick = asyncio.get_running_loop().call_later(TICK_S, self._flush_due)
 
-    def _flush(self, topic: Topic, now: float, at_ms: int) -> None:
+    def _flush(self, topic: Topic, now: float) -> None:
         """One frame for all; only who is elsewhere than the others gets one of its own."""
         texts, topic.pending, topic.pending_bytes = topic.pending, [], 0
         if not texts:
@@ -192,7 +194,8 @@ class Hub:
         # The window grows with the channel: a storm of joins costs frames by the tick, not by the square.
         window = min(MAX_WINDOW_S, WINDOW_S + len(topic.subscribers) * 0.0001)
         topic.quiet_until = now + window
-        frame = self._frame(topic, topic.seq, texts, at_ms)
+        frame = self._frame(topic, topic.seq, texts, topic.at_ms)
+        topic.at_ms = 0
         sent: Counter[str] = Counter()
         for subscriber in list(topic.subscribers):
             if subscriber.epoch != topic.epoch or subscriber.seq >= topic.seq:
@@ -205,8 +208,6 @@ class Hub:
             sent[subscriber.transport] += 1
         for transport, number in sent.items():
             self._metrics.deliveries[transport].inc(number)
-        if at_ms:
-            self._metrics.delivery.observe(max(0.0, time.time() - at_ms / 1000))
 
     def _catch_up(self, topic: Topic, subscriber: Subscriber) -> None:
         recent = [text for seq, text in topic.recent or () if subscriber.seq < seq <= topic.sent]

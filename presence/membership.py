@@ -24,8 +24,8 @@ class Membership:
     """A member or observer; with a topic it is the topic's subscriber."""
 
     __slots__ = (
-        "channel", "entry", "epoch", "generation", "joining", "partition", "proven", "rejoining", "role", "seq",
-        "session", "state", "topic", "touching", "ttl_ms",
+        "again", "channel", "entry", "epoch", "generation", "joining", "partition", "proven", "rejoining", "role",
+        "seq", "session", "state", "topic", "touching", "ttl_ms",
     )  # fmt: skip
 
     def __init__(self, session: Session, channel: str, partition: int, role: str, ttl_ms: int) -> None:
@@ -41,6 +41,7 @@ class Membership:
         self.seq = 0
         self.topic: Topic | None = None
         self.touching = False
+        self.again = False  # a further heartbeat is wanted behind the one on its way
         self.joining = False  # no heartbeat before the join's answer
         self.rejoining = False
         self.proven = False  # joined by this connection, or a heartbeat of it was taken
@@ -65,12 +66,20 @@ class Membership:
         heartbeats.put(Touch(self.partition, self.entry, self.session.number, self.ttl_ms, done, keep))
         return True
 
+    def verify(self) -> None:
+        """Ask Redis anew: a heartbeat that is on its way may have been answered before what we heard of."""
+        if not self.touch():
+            self.again = self.touching
+
     def _wanted(self, generation: int) -> bool:
         return generation == self.generation and self.session.channels.get(self.channel) is self
 
     def _touched(self, generation: int, kept: bool, heard: Heard | None, word: str | None) -> None:
         if kept and word is not None and generation == self.generation:
             self.touching = False
+            if self.again:
+                self.again = False
+                self.touch()
         current = self._wanted(generation)  # guard: generation of touch replies
         if current and word is not None:
             self.session.touched(self, word)

@@ -6,6 +6,7 @@ everything as it was.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from presence.auth import Identity
 from presence.errors import Forbidden, LimitExceeded, NotJoined, PresenceError, Unavailable
 from presence.mailbox import Frame
 from presence.membership import Membership
-from presence.tracker import Held, Replaced, View
+from presence.tracker import OBSERVING, Held, Replaced, View
 
 if TYPE_CHECKING:
     from presence.session import Session
+
+KICKED_S = 0.5
 
 
 def granted(identity: Identity, grant: str, channel: str) -> None:
@@ -72,6 +75,7 @@ async def _take_place(
     membership.joining, membership.touching = True, False
     try:
         if role == "observer":
+            await _note_observer(session, channel)
             view = await services.tracker.view(channel, cursor)
         else:
             view = await _join_as_member(session, membership, cursor if sees else None, state, ttl_ms, revive, sees)
@@ -81,6 +85,9 @@ async def _take_place(
     membership.joining = False
     if session.ended:  # the connection ended meanwhile; the session lives its ttl, like any that is cut off
         _restore(session, membership)
+        if session.kicked and role == "member":
+            await asyncio.sleep(KICKED_S)  # the back end's call ends and counts what it knew of
+            await services.tracker.leave(channel, session.user, session.id, session.number, "disconnected")
         raise Replaced("the connection is over")
     membership.role = role
     session.channels[channel] = membership
@@ -89,6 +96,14 @@ async def _take_place(
     session.left.discard(channel)
     session.keep_pace()
     return view
+
+
+async def _note_observer(session: Session, channel: str) -> None:
+    """Streams and polls end observing by a command that any node may get: their record must know of it."""
+    if session.transport == "websocket" or channel in session.watched:
+        return
+    tracker, held = session.services.tracker, {channel: OBSERVING}
+    await tracker.note(session.user, session.id, session.number, None, held, limit=True)
 
 
 async def _join_as_member(

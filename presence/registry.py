@@ -45,7 +45,11 @@ class Registry:
         return [session for sessions in self._users.values() for session in sessions]
 
     def heard_event(self, event: Event) -> None:
-        """A `leave` may be of a session that is connected here."""
+        """A `leave` may be of a session that is connected here; a state is kept in case it must be brought back."""
+        if event.user not in self._users or event.type not in ("update", "leave"):
+            return
+        for session in self._users[event.user]:
+            session.heard_state(event.channel, event.state)
         if event.type == "leave":
             self._verify(event.channel, event.user, event.session)
 
@@ -57,6 +61,9 @@ class Registry:
         elif kind == "replaced":
             for session in self._of(rest[0], rest[1]):
                 session.heard_number(int(rest[2]))
+        elif kind == "unwatch":
+            for session in self._of(rest[0], rest[1]):
+                session.unwatch(rest[2])
         elif kind == "close":
             for session in list(self._users.get(rest[0], ())):
                 session.disconnected()

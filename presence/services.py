@@ -12,6 +12,7 @@ from presence.auth import Authenticator
 from presence.directory import Directory
 from presence.hub import Hub
 from presence.limits import Admission
+from presence.logs import get
 from presence.metrics import Metrics
 from presence.settings import Settings
 from presence.tracker import Tracker
@@ -19,6 +20,8 @@ from presence.wheel import Wheel
 
 if TYPE_CHECKING:
     from presence.registry import Registry
+
+log = get(__name__)
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Services:
         """Own a task until it ends."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
         return task
 
     def disturbed(self) -> None:
@@ -55,3 +58,8 @@ class Services:
     def calm_for(self, seconds: float) -> bool:
         """Whether nothing of that kind happened in the last `seconds`."""
         return time.monotonic() - self.disturbed_at > seconds
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task_failed", task=task.get_name(), exc_info=error)

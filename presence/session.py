@@ -35,9 +35,9 @@ class Session:
     """A session with a connection on this node."""
 
     __slots__ = (
-        "_backlog", "_bucket", "_expiry", "_heard_number", "_working", "carried", "channels", "ended", "gone",
-        "heard_s", "id", "identity", "left", "mailbox", "noted_at", "number", "ping_every_s", "positions", "resume",
-        "services", "silent_after_s", "transport",
+        "_backlog", "_bucket", "_expiry", "_heard_number", "_renumbering", "_working", "carried", "channels",
+        "ended", "gone", "heard_s", "id", "identity", "kicked", "left", "mailbox", "noted_at", "number", "ping_every_s",
+        "positions", "resume", "services", "silent_after_s", "transport", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -53,10 +53,12 @@ class Session:
         self.carried: dict[str, Held] = {}  # channels of earlier connections of this session
         self.gone: set[str] = set()  # timed out of, or taken out of, and not joined or left since
         self.ended = False
+        self.kicked = False
         self.noted_at = time.monotonic()
         self.resume: Callable[[], None] | None = None
         rate = services.settings.max_commands_per_second
         self.left: set[str] = set()  # left on purpose, says the record: only a new join brings them back
+        self.watched: set[str] = set()  # channels that the record knows as observed
         self.positions: dict[str, tuple[str, int]] = {}  # of a stream or poll: what it was sent last
         self.heard_s = services.wheel.awake_s
         self.keep_pace()
@@ -64,6 +66,7 @@ class Session:
         self._backlog: deque[dict[str, object]] | None = None
         self._working = False
         self._heard_number = 0
+        self._renumbering = False
         self._expiry: Entry | None = None
 
     @property
@@ -75,6 +78,9 @@ class Session:
         self.services.registry.add(self)
         try:
             await self._connect()
+        except Replaced:
+            self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
+            raise
         except BaseException:
             self.services.registry.remove(self)
             raise
@@ -119,7 +125,7 @@ class Session:
         """Somebody says that this session ended there: ask Redis."""
         membership = self.channels.get(channel)
         if membership is not None and not membership.rejoining:
-            membership.touch()
+            membership.verify()
 
     def touched(self, membership: Membership, word: str) -> None:
         """Take the word of a heartbeat."""
@@ -141,10 +147,21 @@ class Session:
             self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
 
     def disconnected(self) -> None:
-        """A back end ended all sessions of the user; ours may have joined something meanwhile."""
-        for membership in list(self.channels.values()):
-            self.services.start(self._leave_quietly(membership.channel))
+        """A back end ends all sessions of the user; a join that is on its way is undone when it is answered."""
+        self.kicked = True
         self.shut(CloseCode.DISCONNECTED, "disconnected by the back end")
+
+    def heard_state(self, channel: str, state: str) -> None:
+        """The member's state changed, by whatever session of the user."""
+        membership = self.channels.get(channel)
+        if membership is not None:
+            membership.state = state
+
+    def unwatch(self, channel: str) -> None:
+        """A command on another node ended our observing."""
+        membership = self.channels.get(channel)
+        if membership is not None and membership.role == "observer":
+            self.drop(membership)
 
     def take_grants(self, expires_at: float, grants: str) -> None:
         """A newer token was given to another node."""
@@ -254,8 +271,9 @@ class Session:
         self.number = record.number
         if self._heard_number > int(self.number):
             raise Replaced("a newer connection of this session is open")
-        held = {name: place for name, place in record.channels.items() if not place.left}
+        held = {name: place for name, place in record.channels.items() if not place.left and place.ttl_ms}
         self.carried |= {name: place for name, place in held.items() if name not in self.channels}
+        self.watched = {name for name, place in record.channels.items() if not place.left and not place.ttl_ms}
         self.left = {name for name, place in record.channels.items() if place.left}
 
     def _forget(self) -> None:
@@ -265,9 +283,8 @@ class Session:
         for membership in list(self.channels.values()):
             self.drop(membership)
         self.services.registry.remove(self)
-        if self.number:
+        if self._expiry is not None:  # it was opened, and counted
             self.services.metrics.sessions[self.transport].dec()
-        if self._expiry is not None:
             self._expiry.cancel()
 
     def adopt(self, channel: str) -> Membership:
@@ -335,6 +352,9 @@ class Session:
 
     async def renumber(self) -> None:
         """Somebody acted for this session: if nobody has a newer connection, take the next number and go on."""
+        if self._renumbering or self.ended:
+            return
+        self._renumbering = True
         try:
             record = await self.services.directory.record(self.user, self.id)
             if self.ended:
@@ -355,16 +375,12 @@ class Session:
             self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
         except Unavailable:
             return
+        finally:
+            self._renumbering = False
 
     async def _release(self, number: str) -> None:
         with suppress(Unavailable):
             await self.services.tracker.release(self.user, self.id, number)
-
-    async def _leave_quietly(self, channel: str) -> None:
-        try:
-            await self.services.tracker.leave(channel, self.user, self.id, "", "disconnected")
-        except PresenceError:
-            return
 
     def _watch_token(self) -> None:
         if self._expiry is not None:

@@ -23,6 +23,7 @@ FRAME_BYTES = 256 * 1024 - 4096  # of members or events in a `joined` frame; the
 PAGE_BYTES = 4 * 1024 * 1024
 READ_KEEP_MS = 60_000  # how long a channel that was only asked for keeps its epoch
 USER_KEEP_MS = 24 * 3600 * 1000  # how long `last_seen` of a user is known
+OBSERVING_MS = 3600 * 1000  # how long a record names a channel that is only watched
 ONCE_KEEP_MS = 24 * 3600 * 1000
 FEED_EVENTS = 10_000  # kept for back ends, over all partitions
 BACKEND_SESSION = "back-end"
@@ -44,6 +45,9 @@ class Held:
 
     ttl_ms: int
     left: bool
+
+
+OBSERVING = Held(0, False)  # who only watches has no ttl
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ class Tracker:
         limit: bool,
     ) -> None:
         """Write the channels into the session's record; with `limit`, as the entry into one more channel."""
-        life = max([60_000, *(3 * held.ttl_ms for held in channels.values())])
+        life = max([60_000, *(3 * held.ttl_ms or OBSERVING_MS for held in channels.values())])
         token_end = "" if token_end_ms is None else token_end_ms
         most = self._settings.max_channels if limit else ""
         rows = [value for ch, held in channels.items() for value in (ch, held.ttl_ms, int(held.left))]

@@ -8,9 +8,10 @@ answer.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from presence import codec, events, streams
-from presence.errors import BadRequest, CloseCode, NotJoined, PresenceError
+from presence.errors import BadName, BadRequest, CloseCode, NotJoined, PresenceError
 from presence.handlers.base import ClientHandler
 from presence.handlers.sse import SseWire, stream_head
 from presence.handlers.wire import detach
@@ -44,11 +45,13 @@ class EventsHandler(ClientHandler):
         transport = "sse" if streaming else "longpoll"
         session = Session(self.services, identity, session_id, Mailbox(), transport)
         try:
-            await session.open()
+            with suppress(Replaced):  # then all it is told is that
+                await session.open()
             if streaming:
                 session.greet()
-            await self._enter_all(session, channels, role, place)
-            session.alive()
+            if not session.ended:
+                await self._enter_all(session, channels, role, place)
+                session.alive()
         except BaseException:
             await session.end(by_client=False)
             self.services.admission.leave()
@@ -64,11 +67,17 @@ class EventsHandler(ClientHandler):
     # ---- what was asked for ----
 
     def _channels(self) -> list[str]:
-        channels = list(dict.fromkeys(codec.name(name, "channel") for name in self.query_all("channel")))
+        """The channels by name; a bad name is refused alone, by its own `error` frame, unless there is no other."""
+        try:
+            channels = list(dict.fromkeys(self.query_all("channel")))
+        except BadRequest as error:
+            raise BadName(error.message) from None
         if not channels:
             raise BadRequest("channel is missing: name at least one")
         if len(channels) > MAX_CHANNELS:
             raise BadRequest(f"at most {MAX_CHANNELS} channels in one request")
+        if not any(codec.is_name(channel) for channel in channels):
+            codec.name(channels[0], "channel")
         return channels
 
     def _role(self) -> str:
@@ -92,7 +101,7 @@ class EventsHandler(ClientHandler):
         going_on = known is not None
         try:
             codec.channel_name(channel)
-            if going_on and channel in session.left and role == "member":
+            if going_on and channel in session.left:
                 raise NotJoined("this session has left the channel; join it again")
             cursor = known if known and known[0] else None
             as_events = going_on and session.transport == "longpoll"

@@ -227,17 +227,14 @@ class Wire(Pipe):
                 self._sock.shutdown(socket.SHUT_WR)
 
     def _count(self, frames: list[Frame]) -> None:
-        written, placed = 0, False
+        placed = False
         for frame in frames:
             if frame.at_ms:
                 if not frame.writes % SAMPLE:
                     self.services.metrics.delivery.observe(max(0.0, time.time() - frame.at_ms / 1000))
                 frame.writes += 1
-                written += 1
             elif frame.channel is not None:
                 placed = True
-        if written:
-            self.services.metrics.deliveries[self.transport].inc(written)
         if placed and self.session is not None and self._state == OPEN:
             self.placed(self.session)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
@@ -61,22 +60,26 @@ class Script:
 class Scripts:
     """Calls scripts in batches over one client; every failure to ask is `Unavailable`."""
 
-    def __init__(
-        self, client: redis.asyncio.Redis, observe: Callable[[str, float], None] = lambda name, seconds: None
-    ) -> None:
+    def __init__(self, client: redis.asyncio.Redis, is_away: Callable[[], bool] = lambda: False) -> None:
+        """`is_away`: whether it is known already that Redis does not answer; then nobody waits for it."""
         self._client = client
-        self._observe = observe
+        self._is_away = is_away
+        self.away = False  # whether the last pipeline got no answer
         self._scripts = {name: Script(name) for name in PARTS}
-        self._waiting: list[tuple[Script, Sequence[str], Sequence[str | int], asyncio.Future[Reply], float]] = []
+        self._waiting: list[tuple[Script, Sequence[str], Sequence[str | int], asyncio.Future[Reply]]] = []
         self._sender: asyncio.Task[None] | None = None
 
     def call(self, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> asyncio.Future[Reply]:
         """Queue one call; the future has the script's reply, or raises Unavailable."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        if self._is_away():
+            future.set_exception(Unavailable("Redis cannot be asked right now; try again"))
+            future.exception()  # an abandoned request is no unhandled error
+            return future
         if len(self._waiting) >= MAX_WAITING:
             future.set_exception(Unavailable("too many requests are waiting for Redis"))
             return future
-        self._waiting.append((self._scripts[name], keys, arguments, future, time.monotonic()))
+        self._waiting.append((self._scripts[name], keys, arguments, future))
         if self._sender is None:
             self._sender = asyncio.get_running_loop().create_task(self._send())
         return future
@@ -91,8 +94,10 @@ class Scripts:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_PIPELINE], self._waiting[MAX_PIPELINE:]
                 try:
-                    replies = await self._execute([(s, k, a) for s, k, a, _, _ in batch])
+                    replies = await self._execute([(s, k, a) for s, k, a, _ in batch])
+                    self.away = False
                 except (TimeoutError, RedisError, OSError) as error:
+                    self.away = True
                     # Whoever waits behind a Redis that does not answer has waited long enough, too.
                     batch, self._waiting = batch + self._waiting, []
                     replies = [error] * len(batch)
@@ -116,15 +121,13 @@ class Scripts:
         return replies
 
     def _settle(self, batch: list[Any], replies: list[Any]) -> None:
-        now = time.monotonic()
-        for (script, _, _, future, asked), reply in zip(batch, replies, strict=True):
-            self._observe(script.name, now - asked)
+        for (script, _, _, future), reply in zip(batch, replies, strict=True):
             if future.done():
                 continue
             if isinstance(reply, Exception):
                 log.warning("redis_refused", script=script.name, error=_short(reply))
                 future.set_exception(Unavailable("Redis cannot be asked right now; try again"))
-                future.exception()  # an abandoned request is no unhandled error
+                future.exception()
             else:
                 future.set_result(reply)
 

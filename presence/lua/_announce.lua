@@ -16,8 +16,9 @@ local function retain(channel)
   end
 end
 
--- kind, reason, user, session: plain text for the nodes; body: the event's own JSON members; feed: more feed fields.
-local function announce(channel, kind, reason, user, session, body, feed)
+-- kind, reason, user, session, state: plain text for the nodes; body: the event's own JSON members; feed: more of
+-- its fields. With the state a node can bring back a member that it finds timed out.
+local function announce(channel, kind, reason, user, session, state, body, feed)
   local meta, log = base .. 'meta:' .. channel, base .. 'log:' .. channel
   local saved = redis.call('HMGET', meta, 'epoch', 'seq', 'replid')
   local replid = replication_id()
@@ -44,7 +45,7 @@ local function announce(channel, kind, reason, user, session, body, feed)
   redis.call('XADD', base .. 'feed', 'MAXLEN', '~', FEED_LENGTH, '*',
     'channel', channel, 'epoch', epoch, 'user', user, 'event', text, unpack(feed or {}))
   redis.call('PUBLISH', BUS, table.concat({
-    'event', channel, epoch, int(seq), int(now), kind, reason, user, session, text}, SEP))
+    'event', channel, epoch, int(seq), int(now), kind, reason, user, session, state or '', text}, SEP))
   return epoch, seq
 end
 
@@ -78,7 +79,7 @@ local function end_session(channel, user, session, reason, seen, tombstone)
   if redis.call('EXISTS', base .. 'roster:' .. channel) == 0 then
     redis.call('ZREM', base .. 'channels', channel)
   end
-  announce(channel, 'leave', reason, user, session,
+  announce(channel, 'leave', reason, user, session, member.state,
     '"type":"leave","user":' .. member.json .. ',"reason":"' .. reason .. '","last_seen":' .. int(seen),
     {'generation', member.generation, 'info', member.info, 'state', member.state, 'since', member.since})
   return true

@@ -58,7 +58,7 @@ if not member then
   write_member(channel, user, member)
   redis.call('ZADD', base .. 'roster:' .. channel, 0, user)
   redis.call('ZADD', base .. 'channels', 0, channel)
-  announce(channel, 'join', '', user, id,
+  announce(channel, 'join', '', user, id, '',
     '"type":"join","user":' .. member.json .. ',"info":' .. member.info .. ',"state":' .. member.state,
     {'generation', member.generation})
 else
@@ -78,7 +78,7 @@ else
   end
   if new_info or new_state then
     announced = 2
-    announce(channel, 'update', '', user, id,
+    announce(channel, 'update', '', user, id, member.state,
       '"type":"update","user":' .. member.json .. ',"state":' .. member.state
       .. (new_info and ',"info":' .. member.info or ''), {'generation', member.generation})
   end

@@ -16,7 +16,7 @@ if record then
     return {'ok', part[2], part[3], 0}
   end
 end
-local epoch, seq = announce(channel, 'message', '', ARGV[8], '',
+local epoch, seq = announce(channel, 'message', '', ARGV[8], '', '',
   '"type":"message","name":' .. ARGV[5] .. ',"data":' .. ARGV[6] .. (ARGV[7] ~= '' and ',"user":' .. ARGV[7] or ''))
 if record then
   redis.call('SET', record, table.concat({ARGV[10], epoch, int(seq)}, SEP), 'PX', ARGV[11])

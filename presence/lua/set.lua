@@ -17,6 +17,6 @@ if member.state == state then
 end
 member.state = state
 write_member(channel, user, member)
-announce(channel, 'update', '', user, id, '"type":"update","user":' .. member.json .. ',"state":' .. state,
+announce(channel, 'update', '', user, id, state, '"type":"update","user":' .. member.json .. ',"state":' .. state,
   {'generation', member.generation})
 return {'ok', 1}

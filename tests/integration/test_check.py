@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import secrets
 import socket
-import socketserver
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from presence import embedded, examination
+from presence import examination
 from presence.check import diagnose, run
 from presence.findings import Problem
 from presence.settings import Settings
 from tests.support.redis_server import RedisServer
+from tests.support.stand_ins import Old, Slow, Web, listening
 
 # What the advice of the check grants; with these rights a node needs nothing more.
 RIGHTS = "~presence:* &presence:* &__keyevent@*__:expired +@read +@write +@connection +@scripting +@pubsub +time +info"
@@ -48,7 +46,9 @@ def user(server: RedisServer) -> Callable[[str], str]:
 
     def make(rights: str) -> str:
         name = f"u{secrets.token_hex(4)}"
-        server.client().execute_command("ACL", "SETUSER", name, "on", ">pass/word", *rights.split())
+        server.client().execute_command(  # type: ignore[no-untyped-call]
+            "ACL", "SETUSER", name, "on", ">pass/word", *rights.split()
+        )
         return server.url.replace("://", f"://{name}:pass%2Fword@")
 
     return make
@@ -62,7 +62,7 @@ def configured(server: RedisServer) -> Iterator[Callable[..., str]]:
     def change(**options: str) -> str:
         for option, value in options.items():
             name = option.replace("_", "-")
-            before.setdefault(name, server.client().config_get(name)[name])
+            before.setdefault(name, str(server.client().config_get(name)[name]))
             server.client().config_set(name, value)
         return server.url
 
@@ -150,13 +150,20 @@ def test_an_evicting_policy_is_fatal_also_where_config_is_forbidden(
     assert policy in problems(user(RIGHTS))["eviction"].what
 
 
-def test_memory_that_is_nearly_used_up_is_a_warning(server: RedisServer, configured: Callable[..., str]) -> None:
+def test_memory_that_is_nearly_used_up_is_a_warning_and_wholly_used_up_fatal(
+    server: RedisServer, configured: Callable[..., str]
+) -> None:
+    server.client().set("filling", bytes(8 << 20))
     used = server.client().info("memory")["used_memory"]
-    url = configured(maxmemory=str(int(used * 1.06)))
 
-    found = problems(url)
+    nearly = problems(configured(maxmemory=str(int(used * 1.05))))
+    wholly = problems(configured(maxmemory=str(used // 2)))
 
-    assert list(found) == ["memory_full"]
+    server.client().delete("filling")
+    assert list(nearly) == ["memory_nearly_full"]
+    assert not nearly["memory_nearly_full"].fatal
+    assert list(wholly) == ["memory_full"]
+    assert wholly["memory_full"].fatal
 
 
 @pytest.mark.parametrize(("flags", "advised"), [("", "Ex"), ("E", "Ex"), ("Kx", "KxE"), ("Kg", "KgEx"), ("KA", "KAE")])
@@ -263,7 +270,7 @@ def test_data_of_a_newer_server_are_fatal(server: RedisServer) -> None:
 
 
 def test_a_long_way_to_redis_is_a_warning(server: RedisServer) -> None:
-    with listening(_Slow) as far:
+    with listening(Slow) as far:
         far.target = server.port
 
         found = problems(f"redis://127.0.0.1:{far.server_address[1]}/0")
@@ -274,7 +281,7 @@ def test_a_long_way_to_redis_is_a_warning(server: RedisServer) -> None:
 
 @pytest.mark.parametrize("version", ["6.0.16", "5.0.14"])
 def test_a_version_that_is_too_old_is_fatal(version: str) -> None:
-    with listening(_Old) as old:
+    with listening(Old) as old:
         old.version = version
 
         found = problems(f"redis://127.0.0.1:{old.server_address[1]}/0")
@@ -285,112 +292,7 @@ def test_a_version_that_is_too_old_is_fatal(version: str) -> None:
 
 
 def test_something_that_is_no_redis_is_fatal() -> None:
-    with listening(_Web) as web:
+    with listening(Web) as web:
         found = problems(f"redis://127.0.0.1:{web.server_address[1]}/0")
 
     assert list(found) == ["unreachable"]
-
-
-def test_an_address_that_cannot_be_read_is_named() -> None:
-    assert list(problems("redis://127.0.0.1:port/0")) == ["bad_url"]
-
-
-def test_without_an_address_the_embedded_server_and_its_program_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(settings("", data_dir=tmp_path / "data")) == 0
-
-    said = capsys.readouterr().out
-    assert embedded.find_program() in said
-    assert str(tmp_path / "data") in said
-    assert not (tmp_path / "data").exists()
-
-
-def test_without_address_and_program_the_extra_to_install_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(embedded, "_packaged_program", lambda: None)
-
-    found = problems("", data_dir=tmp_path)
-
-    assert list(found) == ["no_program"]
-    assert "presence-server[embedded]" in found["no_program"].advice
-
-
-@pytest.mark.parametrize(
-    ("changes", "name", "fatal"),
-    [
-        ({"token_secret": ()}, "no_secret", True),
-        ({"token_secret": (), "token_key_file": Path("/no/such/key.pem")}, "bad_key", True),
-        ({"ping_ms": 20_000}, "ping_too_slow", True),
-        ({"grace_ms": 60_000}, "grace_beyond_ttl", False),
-        ({"api_keys": ("one", "two"), "read_keys": ("two",)}, "key_in_both", False),
-    ],
-)
-def test_a_mistake_in_the_settings_is_named(
-    server: RedisServer, changes: dict[str, Any], name: str, fatal: bool
-) -> None:
-    found = asyncio.run(diagnose(dataclasses.replace(settings(server.url), **changes)))
-
-    assert [(problem.name, problem.fatal) for problem in found] == [(name, fatal)]
-
-
-class listening:
-    """A TCP server in a thread, for the time of a `with` block: stands in for what cannot be installed here."""
-
-    def __init__(self, handler: type[socketserver.BaseRequestHandler]) -> None:
-        self.server: Any = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    def __enter__(self) -> Any:
-        self.thread.start()
-        return self.server
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.thread.join()
-        self.server.server_close()
-
-
-class _Slow(socketserver.BaseRequestHandler):
-    """A long way to the real Redis: what is asked travels for 30 ms."""
-
-    def handle(self) -> None:
-        with socket.create_connection(("127.0.0.1", self.server.target)) as redis_side:  # type: ignore[attr-defined]
-            back = threading.Thread(target=self._back, args=(redis_side,))
-            back.start()
-            while data := self.request.recv(65536):
-                time.sleep(0.03)
-                redis_side.sendall(data)
-            redis_side.shutdown(socket.SHUT_WR)
-            back.join()
-
-    def _back(self, redis_side: socket.socket) -> None:
-        while data := redis_side.recv(65536):
-            self.request.sendall(data)
-
-
-class _Old(socketserver.StreamRequestHandler):
-    """A Redis of long ago, as far as INFO tells; no package of it can be installed beside the new one."""
-
-    def handle(self) -> None:
-        while line := self.rfile.readline():
-            words = [self._word() for _ in range(int(line[1:]))]
-            text = f"redis_version:{self.server.version}\r\nredis_mode:standalone\r\nrole:master\r\n"  # type: ignore[attr-defined]
-            if words[0] == b"INFO":
-                self.wfile.write(f"${len(text)}\r\n{text}\r\n".encode())
-            else:
-                self.wfile.write(b"+PONG\r\n" if words[0] == b"PING" else b"-ERR unknown command\r\n")
-
-    def _word(self) -> bytes:
-        length = int(self.rfile.readline()[1:])
-        return self.rfile.read(length + 2)[:length]
-
-
-class _Web(socketserver.StreamRequestHandler):
-    """A web server, by mistake."""
-
-    def handle(self) -> None:
-        self.rfile.readline()
-        self.wfile.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

@@ -44,9 +44,9 @@ class Nginx:
         command = [need_program("nginx"), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
         # As root its workers would be nobody, who may not enter a test's folder.
         user = "user root;" if os.geteuid() == 0 else ""
-        self.process = subprocess.Popen(
-            [*command, "-g", f"daemon off; pid {folder}/pid; {user}"], stderr=(folder / "errors").open("wb")
-        )
+        command += ["-g", f"daemon off; pid {folder}/pid; {user}"]
+        with (folder / "errors").open("wb") as errors:
+            self.process = subprocess.Popen(command, stderr=errors)
         self._wait(port)
 
     @property

@@ -71,6 +71,7 @@ async def test_a_sign_of_life_after_bye_cancels_the_grace(stage: Stage, transpor
 async def test_a_session_that_moves_while_its_old_connection_lives_is_no_event(stage: Stage, transport: str) -> None:
     watcher = await stage.watcher(transport)
     old = await stage.member(transport, stage.a, "alice", session="moving-session-" + transport)
+    await old.parked()
 
     new = await stage.member(transport, stage.b, "alice", session=old.session)
 

@@ -44,6 +44,7 @@ async def test_commands_through_the_other_node_act_on_the_session(stage: Stage, 
 async def test_a_newer_connection_on_the_other_node_replaces_the_older_with_4009(stage: Stage, transport: str) -> None:
     watcher = await stage.watcher(transport)
     old = await stage.member(transport, stage.a, "alice")
+    await old.parked()
 
     new = await stage.member(transport, stage.b, "alice", session=old.session)
 
@@ -58,6 +59,7 @@ async def test_a_newer_connection_on_the_other_node_replaces_the_older_with_4009
 async def test_a_session_may_change_its_transport(stage: Stage, transport: str, second: str) -> None:
     watcher = await stage.watcher()
     old = await stage.member(transport, stage.a, "alice", state={"n": 1})
+    await old.parked()
 
     new = await stage.member(second, stage.b, "alice", session=old.session)
 

@@ -19,7 +19,7 @@ from tests.support.node import READY
 from tests.support.programs import need_program
 
 ADDRESS = "http://127.0.0.1:8080"
-API_KEY = "tutorial-key"
+SETTINGS = {"PRESENCE_API_KEYS": "tutorial-key", "PRESENCE_TTL_MS": "600000"}
 STARTING_S = 30.0
 SHELL_S = 60.0
 
@@ -33,7 +33,7 @@ def dev_server(tmp_path: Path) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "presence", "serve", "--dev", "--port", "0", "--data-dir", str(tmp_path / "data")],
             cwd=ROOT,
-            env={**_clean_environment(), "PRESENCE_API_KEYS": API_KEY},
+            env={**_clean_environment(), **SETTINGS},
             stdout=out,
             stderr=err,
         )
@@ -65,7 +65,8 @@ def test_the_tutorials_commands_print_what_it_says(dev_server: str, tmp_path: Pa
 def test_the_tutorial_starts_the_server_that_its_commands_need() -> None:
     (first, *_) = blocks(DOCS / "tutorial.md", "sh")
 
-    assert f"PRESENCE_API_KEYS={API_KEY} .venv/bin/presence serve --dev" in first
+    settings = " ".join(f"{name}={value}" for name, value in SETTINGS.items())
+    assert f"\n{settings} .venv/bin/presence serve --dev\n" in first
 
 
 def test_in_the_readme_one_terminal_tells_that_the_other_was_killed(dev_server: str, tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_in_the_readme_one_terminal_tells_that_the_other_was_killed(dev_server: 
     bob = None
     try:
         _wait_for(ann_output, '"type":"joined"')
-        bob = _terminal(example.replace("me=ann", "me=bob"), tmp_path / "bob", tmp_path)
+        bob = _terminal(example.replace("me=ann as=observer", "me=bob as=member"), tmp_path / "bob", tmp_path)
         _wait_for(ann_output, '"type":"join","user":"bob"')
         _end(bob)
         _wait_for(ann_output, '"type":"leave","user":"bob","reason":"timeout"')

@@ -27,6 +27,7 @@ class Stage:
         self.nodes = nodes
         self.redis = redis
         self.channel = self.name("room")
+        self.session = self.name("session")
         self.clients: list[Client] = []
 
     @property
@@ -75,12 +76,20 @@ class Stage:
         return await request(node.url, "GET", "/v1/events", query=query, headers=lines)
 
     async def command(
-        self, node: Node, user: str, session: str | None, body: Any = None, *, token: str | None = None, **options: Any
+        self,
+        node: Node,
+        user: str,
+        session: str | None,
+        commands: Any = None,
+        *,
+        token: str | None = None,
+        **options: Any,
     ) -> Response:
         """One POST to /v1/commands, written out."""
         query = {"session": session} if session is not None else None
         lines = {**tokens.bearer(token or tokens.make_token(user)), **options.pop("headers", {})}
-        return await request(node.url, "POST", "/v1/commands", query=query, headers=lines, json_body=body, **options)
+        options["json_body"] = commands
+        return await request(node.url, "POST", "/v1/commands", query=query, headers=lines, **options)
 
     async def member(
         self,
@@ -147,12 +156,11 @@ class Stage:
         return str(answer["cursor"])
 
     async def fence(self, *watchers: Client, channel: str = "") -> None:
-        """Wait until all watchers saw everything announced so far: a message is numbered behind all of it."""
+        """Wait until all watchers are as far as a message that is sent now: behind everything announced before."""
         channel = channel or self.channel
-        mark = self.name("fence")
         live = next(node for node in self.nodes if node.running)
-        await self.message(mark, channel=channel, node=live)
-        await asyncio.gather(*(watcher.event(channel, "message", name=mark) for watcher in watchers))
+        cursor = await self.message("fence", channel=channel, node=live)
+        await asyncio.gather(*(watcher.reaches(channel, cursor) for watcher in watchers))
 
     async def aclose(self) -> None:
         """End all clients."""

@@ -52,7 +52,7 @@ class Client(abc.ABC):
         self.ttl_ms = int(QUICK["ttl_ms"])
         self.closed: int | None = None
         self.welcome: Frame = {}
-        self._read = 0
+        self._frames_read = 0
         self._arrived = asyncio.Event()
         self._last_id = 0
 
@@ -136,9 +136,9 @@ class Client(abc.ABC):
         """The next unread frame of that type and fields; frames before it count as read."""
 
         def found() -> Frame | None:
-            while self._read < len(self.frames):
-                frame = self.frames[self._read]
-                self._read += 1
+            while self._frames_read < len(self.frames):
+                frame = self.frames[self._frames_read]
+                self._frames_read += 1
                 if frame["type"] == type_ and fields.items() <= frame.items():
                     return frame
             return None
@@ -155,6 +155,19 @@ class Client(abc.ABC):
             return None
 
         return await self._wait(found, within_s, f"a {type_} event {fields} in {channel}")
+
+    async def reaches(self, channel: str, cursor: str, within_s: float = WAIT_S) -> None:
+        """Wait until the client's position in a channel is this cursor or behind it, in the same epoch."""
+        epoch, _, seq = cursor.rpartition(":")
+
+        def reached() -> bool | None:
+            room = self.rooms.get(channel)
+            return True if room is not None and room.epoch == epoch and room.seq >= int(seq) else None
+
+        await self._wait(reached, within_s, f"to reach {cursor} in {channel}")
+
+    async def parked(self) -> None:
+        """Wait until the connection is one that only waits (a poller may be just between two polls)."""
 
     async def until_closed(self, within_s: float = WAIT_S) -> int:
         """The code with which the connection ended."""

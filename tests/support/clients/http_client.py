@@ -21,6 +21,7 @@ class HttpClient(Client):
         super().__init__(*args, **kwargs)
         self.next = ""
         self.channels: list[str] = []
+        self.left: set[str] = set()
 
     async def send(self, frame: Frame) -> Frame:
         """POST one command; a refused request comes back as an `error` frame with the HTTP status in `http`."""
@@ -47,6 +48,7 @@ class HttpClient(Client):
         """Leave by command; the channel is not named again."""
         reply = await super().leave(channel)
         self.channels = [known for known in self.channels if known != channel]
+        self.left.add(channel)
         return reply
 
     async def _open(self) -> None:
@@ -62,11 +64,15 @@ class HttpClient(Client):
             await self._wait(lambda channel=channel: self._answer_about(channel, read), WAIT_S, f"{channel} to answer")
 
     async def _join(self, command: Frame) -> Frame:
-        """By command what the URL cannot carry (state, ttl, cursor), then by URL, so that the stream has it."""
+        """By command what the URL cannot carry (state, ttl, cursor), then by URL, so that the stream has it.
+
+        A channel that the session left is joined by command first too: `since` alone does not bring it back.
+        """
         channel, extras = command["channel"], command.keys() & {"state", "ttl_ms", "cursor"}
         known = channel in self.channels
         reply: Frame = {}
-        if extras or known:
+        if extras or known or channel in self.left:
+            self.left.discard(channel)
             reply = await self.command(command)
         if known:
             return reply

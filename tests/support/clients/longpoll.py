@@ -8,10 +8,12 @@ from typing import Any
 from tests.support import tokens
 from tests.support.clients.base import ABNORMAL
 from tests.support.clients.http_client import HttpClient
+from tests.support.clients.rooms import Frame
 from tests.support.http import Exchange, Response
 
 WAIT_PARAMETER_S = 20  # the server clamps it to two thirds of the ttl
 RETRY_S = 0.2
+PARKED_S = 0.15  # without an answer for so long, a poll is surely waiting
 
 
 class LongPollClient(HttpClient):
@@ -33,6 +35,18 @@ class LongPollClient(HttpClient):
             self.exchange.reset()
         await self._end_connection()
         self._note_closed(ABNORMAL)
+
+    async def parked(self) -> None:
+        """Wait until a poll hangs at the server: it was sent and is not answered for a while."""
+        while (exchange := self.exchange) is None or await self._is_answered(exchange):
+            await asyncio.sleep(0.01)  # noqa: ASYNC110 (what is awaited is that nothing happens)
+
+    async def leave(self, channel: str) -> Frame:
+        """Leave by command; there is nothing to poll for without a channel."""
+        reply = await super().leave(channel)
+        if not self.channels:
+            await self._end_connection()
+        return reply
 
     def freeze(self) -> None:
         """Answered or not, no new poll is sent."""
@@ -79,6 +93,7 @@ class LongPollClient(HttpClient):
                 self._take_refusal(response)
             else:
                 self._take_answer(response.json())
+                await asyncio.sleep(RETRY_S if self._is_refused(response.json()) else 0)
 
     async def _poll(self) -> Response:
         more: dict[str, Any] = {"wait": WAIT_PARAMETER_S}
@@ -91,8 +106,16 @@ class LongPollClient(HttpClient):
             self.exchange.close()
             self.exchange = None
 
+    async def _is_answered(self, exchange: Exchange) -> bool:
+        await asyncio.sleep(PARKED_S)
+        return exchange is not self.exchange
+
     def _take_answer(self, answer: dict[str, Any]) -> None:
         assert answer["session"] == self.session, answer
         for frame in answer["frames"]:
             self._take(frame)
         self.next = answer["next"]
+
+    def _is_refused(self, answer: dict[str, Any]) -> bool:
+        """Nothing but errors: to ask again at once would be to ask in a circle."""
+        return bool(answer["frames"]) and all(frame["type"] == "error" for frame in answer["frames"])

@@ -1,0 +1,363 @@
+"""Names of channels, users and messages: what breaks the rules is `bad_name` everywhere, what is legal is taken
+literally everywhere (contract §3)."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.support import tokens
+from tests.support.hostile import JSON, MARK, OK, STREAM, Arena, fault_list
+from tests.support.http import sse_events
+from tests.support.node import Node
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import run_async
+
+BAD_NAMES: dict[str, str] = {
+    "empty": "",
+    "201 bytes": "x" * 201,
+    "101 letters of two bytes": "é" * 101,
+    "51 letters of four bytes": "\U0001f600" * 51,
+    "normal form D": unicodedata.normalize("NFD", MARK + "é"),
+    "a compatibility letter with a canonical other": "\u212b",
+    "Hangul in parts": unicodedata.normalize("NFD", "한"),
+    "a leading space": " " + MARK,
+    "a trailing space": MARK + " ",
+    "a trailing line break": MARK + "\n",
+    "a leading no-break space": "\u00a0x",
+    "a trailing ideographic space": "x\u3000",
+    "only a space": " ",
+    "NUL": "a\x00b",
+    "a tab inside": "a\tb",
+    "a line break inside": "a\r\nb",
+    "escape": "\x1b[31m" + MARK,
+    "delete": "a\x7fb",
+    "a unit separator": "a\x1fb",
+    "a C1 control": "a\x85b",
+    "a zero-width space": "a\u200bb",
+    "a zero-width joiner": "a\u200db",
+    "a right-to-left override": "a\u202eb",
+    "a soft hyphen": "a\u00adb",
+    "a byte order mark": "\ufeffx",
+    "a tag character": "a\U000e0041",
+    "a line separator": "a\u2028b",
+    "a paragraph separator": "a\u2029b",
+    "private use": "a\ue000",
+    "private use of plane 16": "a\U0010fffd",
+}
+BAD_BYTES = {
+    "a byte that is no UTF-8": "%FF",
+    "cut UTF-8": "%F0%9F%98",
+    "overlong UTF-8": "a%C0%AFb",
+    "a surrogate": "%ED%A0%80",
+    "NUL": "a%00b",
+    "a response splitter": "a%0d%0aSet-Cookie:%20x=1",
+    "white space at an end": "a%20",
+}
+NO_TEXTS: list[Any] = [None, 7, True, ["x"], {"x": 1}, 1.5]
+GOOD_NAMES = [
+    "*",
+    "**",
+    "{x}",
+    "{}",
+    "/",
+    "a/b/../c",
+    "..",
+    ".",
+    "|",
+    "a|b:c,d",
+    "__proto__",
+    "constructor",
+    "null",
+    "0",
+    "query",
+    "%41",
+    "%2F",
+    "%00",
+    "%25",
+    "+",
+    "a+b",
+    "a&b=c;d",
+    "a b",
+    "?",
+    "#x",
+    '"',
+    "'\\",
+    "<script>",
+    "$(x)",
+    "ü한א漢",
+    "\U0001f600",
+    "ﬁ",
+    "a\u00a0b",
+    "x" * 200,
+    "é" * 100,
+    "\U0001f600" * 50,
+    "\uffff",
+]
+
+
+@pytest.fixture
+def arena(two_nodes: list[Node], redis_server: RedisServer) -> Arena:
+    return Arena(two_nodes, redis_server)
+
+
+def _commands(arena: Arena, name: Any) -> dict[str, dict[str, Any]]:
+    """Every place of a command where a name stands."""
+    return {
+        "join": {"type": "join", "channel": name},
+        "observe": {"type": "join", "channel": name, "as": "observer"},
+        "leave": {"type": "leave", "channel": name},
+        "set": {"type": "set", "channel": name, "state": {"n": 2}},
+        "publish in": {"type": "publish", "channel": name, "name": "x", "data": 1},
+        "publish name": {"type": "publish", "channel": arena.channel, "name": name, "data": 1},
+        "history": {"type": "history", "channel": name},
+        "who": {"type": "who", "channel": name},
+    }
+
+
+@pytest.mark.parametrize("why", BAD_NAMES)
+@run_async
+async def test_a_bad_name_is_refused_in_every_command_on_every_transport(
+    arena: Arena, transport: str, why: str
+) -> None:
+    await arena.settle()
+    alice = await arena.member(transport, arena.a, "alice", channel=arena.name("home"))
+
+    codes = {way: await alice.refused(command) for way, command in _commands(arena, BAD_NAMES[why]).items()}
+
+    assert not fault_list("bad_name", codes)
+    assert (await alice.beat())["type"] == "ok"
+    await arena.untouched()
+
+
+@run_async
+async def test_a_name_that_is_no_text_or_missing_is_a_bad_name_in_every_command(arena: Arena, transport: str) -> None:
+    await arena.settle()
+    alice = await arena.member(transport, arena.a, "alice", channel=arena.name("home"), grants=tokens.EVERYTHING)
+
+    for name in NO_TEXTS:
+        codes = {way: await alice.refused(command) for way, command in _commands(arena, name).items()}
+        assert not fault_list("bad_name", codes), name
+    for way, command in _commands(arena, "x").items():
+        field = "name" if way == "publish name" else "channel"
+        missing = {key: value for key, value in command.items() if key != field}
+        assert await alice.refused(missing) == "bad_name", way
+    await arena.untouched()
+
+
+@run_async
+async def test_channels_of_the_server_are_forbidden_in_every_command_whatever_the_grants(
+    arena: Arena, transport: str
+) -> None:
+    grants = {"*": list(tokens.EVERYTHING["*"]), "@*": list(tokens.EVERYTHING["*"]), "@x": ["join", "see", "publish"]}
+    alice = await arena.member(transport, arena.a, "alice", grants=grants)
+
+    for name in ("@x", "@", "@presence"):
+        commands = _commands(arena, name)
+        del commands["publish name"]
+        codes = {way: await alice.refused(command) for way, command in commands.items()}
+        assert not fault_list("forbidden", codes), name
+    assert (await alice.beat())["type"] == "ok"
+
+
+@pytest.mark.parametrize("why", BAD_NAMES)
+@run_async
+async def test_a_bad_name_is_refused_at_every_back_end_endpoint(arena: Arena, why: str) -> None:
+    name = BAD_NAMES[why]
+    await arena.settle()
+    room, calls = ("channels", arena.channel), _back_end_calls(arena, name)
+
+    answers = {way: (await arena.api(method, *parts, json=body)).problem() for way, (method, parts, body) in calls.items()}
+    beats = [{"channel": name, "user": "x"}, {"channel": arena.channel, "user": name}, {"channel": "x", "user": "x"}]
+    results = await arena.ask("POST", "heartbeats", json={"members": beats})
+    after = await arena.api("GET", *room, "members", query={"after": name})
+
+    assert not fault_list((400, "bad_name"), answers)
+    assert results == {"results": ["bad_name", "bad_name", "not_joined"]}
+    assert after.problem() == (400, "bad_request")
+    await arena.untouched()
+
+
+@run_async
+async def test_a_name_that_is_no_text_is_a_bad_name_in_every_body_of_the_back_end(arena: Arena) -> None:
+    await arena.settle()
+    for name in NO_TEXTS:
+        beats = [{"channel": name, "user": "x"}, {"channel": arena.channel, "user": name}, {}, name]
+        results = (await arena.ask("POST", "heartbeats", json={"members": beats}))["results"]
+        assert results[:3] == ["bad_name"] * 3
+        assert results[3] in ("bad_request", "bad_name")
+        for method, parts, body in (
+            ("POST", ("channels", arena.channel, "messages"), {"name": name, "data": 1}),
+            ("POST", ("users", "query"), {"users": ["alice", name]}),
+            ("POST", ("users", arena.resident, "disconnect"), {"channel": name}),
+        ):
+            assert (await arena.api(method, *parts, json=body)).problem() == (400, "bad_name"), (parts, name)
+    await arena.untouched()
+
+
+@pytest.mark.parametrize("why", BAD_BYTES)
+@run_async
+async def test_bytes_in_a_path_or_query_that_are_no_name_are_refused(arena: Arena, why: str) -> None:
+    raw, headers = BAD_BYTES[why], tokens.bearer(tokens.API_KEY)
+    await arena.settle()
+    targets = {
+        "channel": ("GET", f"/v1/channels/{raw}"),
+        "members": ("GET", f"/v1/channels/{raw}/members"),
+        "events": ("GET", f"/v1/channels/{raw}/events"),
+        "user": ("GET", f"/v1/users/{raw}"),
+        "PUT in channel": ("PUT", f"/v1/channels/{raw}/members/newcomer"),
+        "PUT user": ("PUT", f"/v1/channels/{arena.channel}/members/{raw}"),
+        "DELETE user": ("DELETE", f"/v1/channels/{arena.channel}/members/{raw}"),
+        "disconnect": ("POST", f"/v1/users/{raw}/disconnect"),
+    }
+
+    answers = {}
+    for way, (method, target) in targets.items():
+        answer = await arena.raw(target, method=method, headers=headers)
+        assert "set-cookie" not in answer.headers
+        answers[way] = answer.problem()
+    client = tokens.bearer(tokens.make_token("alice"))
+    for way, accept in {"poll": {}, "stream": STREAM}.items():
+        answer = await arena.raw(f"/v1/events?channel={raw}", headers={**client, **accept})
+        answers[way] = answer.problem()
+
+    assert not fault_list((400, "bad_name"), answers)
+    await arena.untouched()
+
+
+@pytest.mark.parametrize("raw", ["%", "%4", "%zz", "a%2", "%u0041"])
+@run_async
+async def test_a_path_that_is_not_percent_encoded_is_a_bad_name(arena: Arena, raw: str) -> None:
+    headers = tokens.bearer(tokens.API_KEY)
+    for target in (f"/v1/channels/{raw}", f"/v1/users/{raw}", f"/v1/channels/x/members/{raw}"):
+        method = "DELETE" if "members" in target else "GET"
+        assert (await arena.raw(target, method=method, headers=headers)).problem() == (400, "bad_name")
+
+
+@pytest.mark.parametrize("accept", [{}, STREAM], ids=["poll", "stream"])
+@pytest.mark.parametrize("why", BAD_NAMES)
+@run_async
+async def test_a_bad_name_among_the_channels_of_a_poll_or_stream_does_not_stop_the_others(
+    arena: Arena, why: str, accept: dict[str, str]
+) -> None:
+    name = BAD_NAMES[why]
+    headers = {**tokens.bearer(tokens.make_token("alice")), **accept}
+    alone = await arena.raw(f"/v1/events?channel={quote(name)}", headers=headers)
+    target = f"/v1/events?channel={quote(name)}&channel={arena.channel}&channel=%40x"
+
+    if accept:
+        exchange = await arena.head_of(arena.a, target, headers)
+        stream = sse_events(exchange)
+        frames = [json.loads((await anext(stream)).data) for _ in range(4)][1:]
+        exchange.close()
+    else:
+        frames = (await arena.raw(target, headers=headers)).json()["frames"]
+
+    assert alone.problem() == (400, "bad_name")
+    refused = {frame["channel"]: frame["code"] for frame in frames if frame["type"] == "error"}
+    assert refused == {name: "bad_name", "@x": "forbidden"}
+    assert [frame["channel"] for frame in frames if frame["type"] == "joined"] == [arena.channel]
+    assert list(await arena.roster()) == ["alice"]
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+@run_async
+async def test_a_legal_name_is_taken_literally_by_every_transport_and_the_back_end(
+    arena: Arena, transport: str, name: str
+) -> None:
+    """The name is channel, user and message at once; the client's user has it as `sub`."""
+    before = await arena.ask("GET", "channels", name)
+    watcher = await arena.member("websocket", arena.b, "watcher", channel=name, as_="observer")
+    alice = await arena.member(transport, arena.a, name, channel=name, state={"n": 1})
+
+    assert (await watcher.event(name, "join"))["user"] == name
+    await alice.publish(name, name, name)
+    message = await watcher.event(name, "message")
+    assert (message["name"], message["data"], message["user"]) == (name, name, name)
+    assert [member["user"] for member in (await alice.who(name))["members"]] == [name]
+    assert (await alice.history(name, limit=1))["channel"] == name
+    roster = await arena.ask("GET", "channels", name, "members")
+    assert (roster["channel"], [member["user"] for member in roster["members"]]) == (name, [name])
+    user = await arena.ask("GET", "users", name)
+    assert (user["user"], user["online"], user["channels"]) == (name, True, [name])
+    assert (await arena.ask("POST", "users", "query", json={"users": [name]}))["users"] == [user]
+    beats = {"members": [{"channel": name, "user": name, "session": alice.session}]}
+    assert await arena.ask("POST", "heartbeats", json=beats) == {"results": ["refreshed"]}
+    listed = await arena.ask("GET", "channels", query={"prefix": name, "limit": 1000})
+    assert {"channel": name, "count": 1} in listed["channels"]
+    summary = await arena.ask("GET", "channels", name)
+    assert (summary["channel"], summary["count"], before["count"]) == (name, 1, 0)
+    await alice.leave(name)
+    assert (await watcher.event(name, "leave"))["user"] == name
+
+
+@run_async
+async def test_names_that_differ_only_in_looks_are_different_names(arena: Arena) -> None:
+    pairs = [("a/b", "a%2Fb"), ("A", "a"), ("x*", "xy"), ("a b", "a+b"), ("ﬁ", "fi"), ("{a}", "a"), ("0", "00")]
+    tail = arena.name("-")
+    for one, other in pairs:
+        await arena.ask("PUT", "channels", one + tail, "members", "alice", json={})
+        assert (await arena.ask("GET", "channels", one + tail))["count"] == 1
+        assert (await arena.ask("GET", "channels", other + tail))["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("%2541", "%41"),
+        ("%252F", "%2F"),
+        ("%2500", "%00"),
+        ("%2a", "*"),
+        ("a%2fb", "a/b"),
+        ("a+b", "a+b"),
+        ("%c3%a9", "é"),
+        ("é", "é"),
+        ("..%2f..", "../.."),
+        ("@x", None),
+        ("%40x", None),
+    ],
+)
+@run_async
+async def test_a_path_is_decoded_once_and_only_once(arena: Arena, raw: str, name: str | None) -> None:
+    headers = tokens.bearer(tokens.API_KEY)
+
+    answer = await arena.raw(f"/v1/channels/{raw}", headers=headers)
+    user = await arena.raw(f"/v1/users/{raw}", headers=headers)
+
+    if name is None:
+        assert answer.problem() == (403, "forbidden")
+        assert user.json()["user"] == "@x"
+    else:
+        assert (answer.json()["channel"], user.json()["user"]) == (name, name)
+
+
+@run_async
+async def test_a_query_is_decoded_once_and_a_plus_in_it_is_a_space(arena: Arena) -> None:
+    headers = tokens.bearer(tokens.make_token("alice"))
+    for raw, name in (("a%2541", "a%41"), ("a+b", "a b"), ("a%2Bb", "a+b"), ("%zz", "%zz"), ("a%26b", "a&b")):
+        answer = await arena.raw(f"/v1/events?channel={raw}&as=observer", headers={**headers, **JSON})
+        assert [frame["channel"] for frame in answer.json()["frames"]] == [name]
+    assert await arena.post_text(json.dumps({"type": "leave", "channel": "a b"}).encode()) != OK
+
+
+def _back_end_calls(arena: Arena, name: str) -> dict[str, tuple[str, tuple[str, ...], Any]]:
+    room = ("channels", arena.channel)
+    return {
+        "channel": ("GET", ("channels", name), None),
+        "members": ("GET", ("channels", name, "members"), None),
+        "events": ("GET", ("channels", name, "events"), None),
+        "user": ("GET", ("users", name), None),
+        "PUT in channel": ("PUT", ("channels", name, "members", "newcomer"), {}),
+        "PUT user": ("PUT", (*room, "members", name), {}),
+        "DELETE user": ("DELETE", (*room, "members", name), None),
+        "DELETE in channel": ("DELETE", ("channels", name, "members", "newcomer"), None),
+        "messages in": ("POST", ("channels", name, "messages"), {"name": "x", "data": 1}),
+        "message name": ("POST", (*room, "messages"), {"name": name, "data": 1}),
+        "users query": ("POST", ("users", "query"), {"users": ["alice", name]}),
+        "disconnect": ("POST", ("users", name, "disconnect"), {}),
+        "disconnect from": ("POST", ("users", arena.resident, "disconnect"), {"channel": name}),
+    }
