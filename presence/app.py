@@ -1,55 +1,16 @@
-"""Builds one node and runs it from start to drain.
-
-Everything is made here and handed on; nobody else knows all the parts. The order at the end matters: sessions are
-let go without a script, so that nobody is announced as gone because a node was restarted.
-"""
+"""Runs one node from its start to its drain, with the embedded server where no Redis is named."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import random
-import secrets
 import signal
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
-
-from presence import events, logs
-from presence.auth import Authenticator
-from presence.broker import Broker
-from presence.directory import Directory
+from presence import logs
 from presence.embedded import EmbeddedError, EmbeddedServer
-from presence.errors import BadSetting, CloseCode
-from presence.events import Event
-from presence.expiry import Expiry
-from presence.handlers import make_application
-from presence.hub import Hub
-from presence.keys import SCHEMA, Keys
-from presence.limits import Admission
-from presence.lua import Scripts
-from presence.mailbox import Frame
-from presence.metrics import Metrics
-from presence.registry import Registry
-from presence.services import Services
+from presence.errors import BadSetting
+from presence.node import Node
 from presence.settings import Settings, masked_url
-from presence.tracker import Tracker
-from presence.wheel import Wheel
-
-log = logs.get(__name__)
-
-TIMEOUT_S = 0.9  # twice this, a lost connection and its successor, stays below the promised 2 s
-WATCH_S = 1.0
-POLICY_EVERY = 10
-DRAIN_STEPS = 50
-BACKLOG = 4096
 
 
 def serve(settings: Settings) -> int:
@@ -90,7 +51,7 @@ async def _run(settings: Settings, redis_url: str) -> int:
         await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            node.announce(sys.stdout)
+            announce(node)
             await waiting
             await node.drain()
         else:
@@ -102,213 +63,19 @@ async def _run(settings: Settings, redis_url: str) -> int:
     return 0
 
 
-class Node:
-    """One server process."""
-
-    def __init__(self, settings: Settings, redis_url: str) -> None:
-        self.settings = settings
-        self.redis_url = redis_url
-        self.name = secrets.token_hex(4)
-        self.metrics = Metrics()
-        self._client = _client(redis_url, TIMEOUT_S)
-        self._listener = _client(redis_url, None)  # a subscription may be silent; its canary tells if it is dead
-        database = self._client.connection_pool.connection_kwargs.get("db") or 0
-        self.keys = Keys(settings.key_prefix, settings.partitions, database)
-        self._sweeps = Scripts(self._client)
-        # The sweep asks all the time: what it finds away nobody else needs to wait for.
-        self.scripts = Scripts(self._client, lambda: self._sweeps.away)
-        self.tracker = Tracker(self.scripts, self.keys, settings, self.name, self.metrics)
-        self.directory = Directory(self._client, self.keys, self.tracker, lambda: self._sweeps.away)
-        self.hub = Hub(self.tracker, self.metrics)
-        self.registry = Registry(self.keys)
-        self.broker = Broker(self._listener, self.keys, self.name, self.metrics)
-        self.expiry = Expiry(self._sweeps, self.keys, settings, self.metrics, lambda: self.broker.hears_expiries)
-        self.wheel = Wheel()
-        self.services = Services(
-            *(settings, self.name, self.tracker, self.directory, self.hub, self.registry, self.wheel),
-            *(Authenticator(settings), self.metrics, Admission(settings.max_connections), self.ready),
-        )
-        self._seen: list[tuple[str, str, int]] = []
-        self._evicting = False
-        self._server: HTTPServer | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self.port = 0
-        self._connect_parts()
-
-    def ready(self) -> tuple[bool, dict[str, object]]:
-        """Whether this node can serve, and what is missing."""
-        state: dict[str, object] = {
-            "redis": self.expiry.up and self.expiry.born,
-            "subscription": self.broker.delivering,
-            "no_eviction": not self._evicting,
-            "draining": self.services.draining,
-            "keyspace_events": self.broker.hears_expiries,
-        }
-        serves = state["redis"] and state["subscription"] and state["no_eviction"] and not state["draining"]
-        return bool(serves), state
-
-    async def start(self) -> None:
-        """Return when the node can serve."""
-        await self._agree_on_schema()
-        loop = asyncio.get_running_loop()
-        self.broker.start()
-        self.expiry.start()
-        self._tasks = [loop.create_task(self.wheel.run()), loop.create_task(self._watch())]
-        sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
-        self.port = sockets[0].getsockname()[1]
-        waited_s = 0.0
-        while not (self.broker.delivering and self.expiry.up and self.expiry.born):
-            await asyncio.sleep(0.02)
-            waited_s += 0.02
-            if waited_s > 5:
-                waited_s = 0.0
-                log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
-        self._server = HTTPServer(
-            make_application(self.services),
-            max_header_size=32 * 1024,
-            max_body_size=1 << 20,
-            idle_connection_timeout=75,
-            body_timeout=20,
-        )
-        self._server.add_sockets(sockets)
-        gc.collect()
-        gc.freeze()  # what is here now stays: the collector need not look at it again
-        gc.set_threshold(20_000, 20, 20)
-
-    def announce(self, out: object) -> None:
-        """Print the ready line, and with --dev what to try."""
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        url = f"http://{host}:{self.port}"
-        print(
-            f"presence ready {url} node={self.name} redis={masked_url(self.redis_url)}",
-            file=sys.stdout,
-            flush=True,
-        )
-        if not self.settings.dev:
-            return
-        token = self.services.auth.make_token("ann", None, 3600)
-        key = self.settings.api_keys[0]
-        print(
-            f"\n  open      {url}/?user=ann  and  {url}/?user=ben\n"
-            f"  watch     curl -N -H 'Accept: text/event-stream' '{url}/v1/events?channel=lobby&token={token}'\n"
-            f"  ask       curl -H 'Authorization: Bearer {key}' {url}/v1/channels/lobby/members\n"
-            f"  api key   {key}\n",
-            flush=True,
-        )
-
-    async def drain(self) -> None:
-        """Send everybody to other nodes, spread over the window; their sessions live on, nobody is announced."""
-        self.services.draining = True
-        window_s = self.settings.drain_ms / 1000
-        waiting = [session for session in self.registry.all() if session.transport != "longpoll"]
-        random.shuffle(waiting)
-        log.info("draining", connections=len(waiting), window_s=window_s)
-        end = asyncio.get_running_loop().time() + window_s
-        step_s, size = 0.7 * window_s / DRAIN_STEPS, -(-len(waiting) // DRAIN_STEPS)
-        for at in range(0, len(waiting), max(1, size)):
-            for session in waiting[at : at + size]:
-                session.mailbox.put(Frame(events.reconnect(random.randrange(int(step_s * 1000) + 1))))
-            await asyncio.sleep(step_s)
-        while self.registry.all() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 (many may end it)
-            await asyncio.sleep(0.05)
-        for session in self.registry.all():
-            session.shut(CloseCode.DRAIN, "this node is going; come back at once")
-        for _ in range(20):
-            if not self.services.admission.connections:
-                break
-            await asyncio.sleep(0.05)
-
-    async def stop(self) -> None:
-        """End what was started, in the order of its dependence."""
-        if self._server is not None:
-            self._server.stop()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._server.close_all_connections(), 1)
-        await self.expiry.stop()
-        await self.broker.stop()
-        await self.registry.stop()
-        await self.hub.stop()
-        for task in [*self._tasks, *self.services.tasks]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
-        for client in (self._client, self._listener):
-            with suppress(RedisError, OSError, asyncio.TimeoutError):
-                await asyncio.wait_for(client.aclose(), 1)
-
-    # ---- below: private ----
-
-    def _connect_parts(self) -> None:
-        """Say who tells whom."""
-        self.broker.on_event = self._heard_event
-        self.broker.on_control = self.registry.heard_control
-        self.broker.on_lapse = self.expiry.notice
-        self.broker.on_subscribed = self.hub.reconcile
-        self.expiry.on_lost_data = self._lost_data
-        self.expiry.on_trouble = self.services.disturbed
-        self.expiry.on_ended = lambda user, session, seen: self._seen.append((user, session, seen))
-
-    def _heard_event(self, event: Event) -> None:
-        self.hub.deliver(event)
-        self.registry.heard_event(event)
-
-    def _lost_data(self, partition: int) -> None:
-        self.services.disturbed()
-        self.registry.reassert(partition)
-        self.services.start(self.hub.reconcile(partition))
-
-    async def _agree_on_schema(self) -> None:
-        """Refuse to work beside nodes that cut the data differently."""
-        while True:
-            try:
-                schema, partitions = await self._client.hmget(self.keys.script(0)[0], "schema", "partitions")
-                break
-            except (TimeoutError, RedisError, OSError) as error:
-                log.warning("redis_unreachable", error=type(error).__name__, redis=masked_url(self.redis_url))
-                await asyncio.sleep(1)
-        if schema is not None and int(schema) > int(SCHEMA):
-            raise BadSetting(f"the data in Redis have schema {int(schema)}, newer than {SCHEMA}: upgrade this node")
-        if partitions is not None and int(partitions) != self.settings.partitions:
-            raise BadSetting(
-                f"PRESENCE_PARTITIONS={self.settings.partitions}: this deployment was started with "
-                f"{int(partitions)}; set that, or another PRESENCE_KEY_PREFIX"
-            )
-
-    async def _watch(self) -> None:
-        """What is looked after once a second: stalls of this process, last-seen hints, history, eviction."""
-        turns, stalled_s = 0, 0.0
-        renew_every = max(1, self.settings.history_ms // 3000)
-        while True:
-            if self.wheel.stalled_s > stalled_s:
-                stalled_s = self.wheel.stalled_s
-                self.services.disturbed()
-            seen, self._seen = self._seen, []
-            if seen:
-                await self.directory.note_seen(seen)
-            if turns % POLICY_EVERY == 0:
-                await self._look_for_eviction()
-            if turns % renew_every == renew_every - 1:
-                await self.hub.reconcile()  # reading a channel renews its history, too
-            turns += 1
-            await asyncio.sleep(WATCH_S)
-
-    async def _look_for_eviction(self) -> None:
-        with suppress(RedisError, OSError, asyncio.TimeoutError):
-            memory = await self._client.info("memory")
-            self._evicting = memory.get("maxmemory_policy", "noeviction") != "noeviction"
-            if self._evicting:
-                log.error(
-                    "redis_evicts",
-                    policy=memory["maxmemory_policy"],
-                    remedy="set maxmemory-policy noeviction",
-                )
-
-
-def _client(url: str, timeout_s: float | None) -> redis.asyncio.Redis:
-    return redis.asyncio.from_url(
-        url,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),  # a script that the library repeats runs twice
-        health_check_interval=0,
+def announce(node: Node) -> None:
+    """Print the ready line, and with --dev what to try."""
+    host = f"[{node.settings.host}]" if ":" in node.settings.host else node.settings.host
+    url = f"http://{host}:{node.port}"
+    print(f"presence ready {url} node={node.name} redis={masked_url(node.redis_url)}", flush=True)
+    if not node.settings.dev:
+        return
+    token = node.services.auth.make_token("ann", None, 3600)
+    key = node.settings.api_keys[0]
+    print(
+        f"\n  open      {url}/?user=ann  and  {url}/?user=ben\n"
+        f"  watch     curl -N -H 'Accept: text/event-stream' '{url}/v1/events?channel=lobby&token={token}'\n"
+        f"  ask       curl -H 'Authorization: Bearer {key}' {url}/v1/channels/lobby/members\n"
+        f"  api key   {key}\n",
+        flush=True,
     )

@@ -10,10 +10,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from presence import events
+from presence.answers import OBSERVING, Held, Record, View
 from presence.auth import Identity
+from presence.backlog import Command
 from presence.codec import channel_name
 from presence.commands import (
-    Command,
     channel_of,
     history_for,
     id_of,
@@ -29,7 +30,6 @@ from presence.events import parse_cursor
 from presence.keys import entry
 from presence.places import granted, joined_frame
 from presence.services import Services
-from presence.tracker import OBSERVING, Held, Record, View
 
 
 class Caller:

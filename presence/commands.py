@@ -11,27 +11,27 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from presence import events
+from presence import events, upkeep
+from presence.answers import Replaced
 from presence.auth import Identity
+from presence.backlog import Command
 from presence.codec import channel_name, compact, decode_object, integer, small_object
 from presence.codec import name as any_name
-from presence.errors import BadRequest, Forbidden, LimitExceeded, NotJoined, PresenceError, Unavailable
+from presence.errors import BadName, BadRequest, Forbidden, LimitExceeded, NotJoined, PresenceError, Unavailable
 from presence.events import parse_cursor
 from presence.mailbox import Frame
 from presence.membership import Membership
 from presence.places import depart, enter, granted
 from presence.services import Services
 from presence.settings import MAX_TTL_MS, MIN_TTL_MS
-from presence.tracker import Replaced
 
 if TYPE_CHECKING:
     from presence.session import Session
 
-Command = dict[str, object]
-
 MAX_COMMAND_BYTES = 16 * 1024
 PAGE = 100
 MAX_PAGE = 1000
+TOO_MANY = "too many commands a second on this connection"
 
 
 def receive(session: Session, data: bytes) -> None:
@@ -39,27 +39,30 @@ def receive(session: Session, data: bytes) -> None:
     if session.ended:
         return
     command_id = None
+    allowed = session.within_rate()  # also what turns out to be no command counts
     try:
         command = decode_object(data, max_bytes=MAX_COMMAND_BYTES, what="command")
         command_id = id_of(command)
-        if not session.within_rate():
-            raise LimitExceeded("too many commands a second on this connection")
+        if not allowed:
+            raise LimitExceeded(TOO_MANY)
         if command.get("type") == "beat":
             session.heard_s = session.services.wheel.awake_s
-            if session.idle:
+            if session.backlog.idle:
                 beat(session, command_id)
                 return
         else:
             session.alive()
-        session.queue(command, lambda: work(session))
+        if session.backlog.put(command):
+            session.services.start(work(session))
     except PresenceError as problem:
         session.alive()
-        reply(session, events.error(problem, command_id))
+        refusal = problem if allowed else LimitExceeded(TOO_MANY)
+        reply(session, events.error(refusal, command_id))
 
 
 async def work(session: Session) -> None:
     """Answer the commands that wait, in order."""
-    while (command := session.next_command()) is not None:
+    while (command := session.backlog.take()) is not None:
         started = time.monotonic()
         kind = command.get("type")
         try:
@@ -69,7 +72,7 @@ async def work(session: Session) -> None:
             payload = await verb(session, command)
         except Replaced as problem:
             reply(session, events.error(problem, id_of(command)))
-            session.services.start(session.renumber())
+            session.services.start(upkeep.renumber(session))
             continue
         except PresenceError as problem:
             payload = events.error(problem, id_of(command), channel_of(command))
@@ -125,6 +128,15 @@ def state_of(command: Command, *, required: bool = False) -> str:
 def page_of(command: Command) -> int:
     """How many entries an answer may have."""
     return integer(command.get("limit", PAGE), "limit", 1, MAX_PAGE)
+
+
+def after_of(command: Command) -> str | None:
+    """The name after which a page begins; a malformed one is a bad request, not a bad name."""
+    after = command.get("after")
+    try:
+        return None if after is None else any_name(after, "after")
+    except BadName as error:
+        raise BadRequest(error.message) from None
 
 
 # ---- join and leave ----
@@ -193,8 +205,7 @@ async def who(session: Session, command: Command) -> bytes:
 async def who_for(services: Services, identity: Identity, command: Command) -> bytes:
     """One page of the roster for who may see it."""
     channel, limit = channel_name(command.get("channel")), page_of(command)
-    after = command.get("after")
-    following = None if after is None else any_name(after, "after")
+    following = after_of(command)
     granted(identity, "see", channel)
     page = await services.tracker.roster(channel, limit, following)
     return events.who(channel, page.cursor, page.count, page.members, page.next, id_of(command))
@@ -231,7 +242,7 @@ def beat(session: Session, command_id: int | None) -> None:
     """Show life in all channels and answer when Redis has taken it."""
     for channel in tuple(session.carried):
         session.adopt(channel)
-    session.note_again()
+    upkeep.note_again(session)
     answer = _Beat(session, command_id)
     for membership in session.channels.values():
         answer.put(membership)

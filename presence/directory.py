@@ -13,10 +13,11 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from presence.answers import Record, held_channels
 from presence.auth import Identity
 from presence.errors import NotJoined, Unavailable
 from presence.keys import Keys, entry
-from presence.tracker import Record, Tracker, held_channels
+from presence.tracker import Tracker
 
 SESSIONS_ASKED = 200
 

@@ -14,12 +14,13 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from presence import events
+from presence.answers import View
 from presence.errors import Unavailable
 from presence.events import Event
 from presence.logs import get
 from presence.mailbox import Frame
 from presence.metrics import Metrics
-from presence.tracker import Tracker, View
+from presence.tracker import Tracker
 
 log = get(__name__)
 
@@ -192,7 +193,7 @@ class Hub:
             return
         first, topic.sent = topic.sent, topic.seq
         # The window grows with the channel: a storm of joins costs frames by the tick, not by the square.
-        window = min(MAX_WINDOW_S, WINDOW_S + len(topic.subscribers) * 0.0001)
+        window = min(MAX_WINDOW_S, WINDOW_S + len(topic.subscribers) * 0.00002)
         topic.quiet_until = now + window
         frame = self._frame(topic, topic.seq, texts, topic.at_ms)
         topic.at_ms = 0

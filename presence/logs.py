@@ -63,6 +63,8 @@ def setup(level: str = "INFO") -> None:
     root.setLevel(level)
     # Tornado's access log prints addresses, and addresses may carry tokens; metrics count requests instead.
     logging.getLogger("tornado.access").setLevel(logging.CRITICAL + 1)
+    # Its notes about malformed requests quote them, tokens included.
+    logging.getLogger("tornado.general").setLevel(logging.WARNING)
 
 
 class _LineFormatter(logging.Formatter):

@@ -11,11 +11,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from presence import events
+from presence.answers import OBSERVING, Held, Replaced, View
 from presence.auth import Identity
 from presence.errors import Forbidden, LimitExceeded, NotJoined, PresenceError, Unavailable
 from presence.mailbox import Frame
 from presence.membership import Membership
-from presence.tracker import OBSERVING, Held, Replaced, View
 
 if TYPE_CHECKING:
     from presence.session import Session

@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable
 
-from presence import events, streams
+from presence import commands, events, streams, upkeep
+from presence.answers import Held, Replaced
 from presence.auth import Grants, Identity
+from presence.backlog import Backlog
 from presence.codec import new_session_id
-from presence.errors import CloseCode, NotJoined, PresenceError, Unavailable
+from presence.errors import CloseCode, NotJoined, Unavailable
 from presence.limits import TokenBucket
 from presence.logs import get
 from presence.mailbox import Frame, Mailbox
 from presence.membership import Membership
 from presence.services import Services
-from presence.tracker import Ended, Held, Replaced
 from presence.wheel import Entry
 
 log = get(__name__)
 
-MAX_BACKLOG = 16
 FAR_S = 24 * 3600.0
 
 
@@ -35,9 +32,9 @@ class Session:
     """A session with a connection on this node."""
 
     __slots__ = (
-        "_backlog", "_bucket", "_expiry", "_heard_number", "_renumbering", "_working", "carried", "channels",
-        "ended", "gone", "heard_s", "id", "identity", "kicked", "left", "mailbox", "noted_at", "number", "ping_every_s",
-        "positions", "resume", "services", "silent_after_s", "transport", "watched",
+        "_bucket", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone", "heard_s", "id",
+        "identity", "kicked", "left", "mailbox", "noted_at", "number", "ping_every_s", "positions", "renumbering",
+        "services", "silent_after_s", "transport", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -55,18 +52,16 @@ class Session:
         self.ended = False
         self.kicked = False
         self.noted_at = time.monotonic()
-        self.resume: Callable[[], None] | None = None
-        rate = services.settings.max_commands_per_second
+        self.renumbering = False
+        self.backlog = Backlog()
         self.left: set[str] = set()  # left on purpose, says the record: only a new join brings them back
         self.watched: set[str] = set()  # channels that the record knows as observed
         self.positions: dict[str, tuple[str, int]] = {}  # of a stream or poll: what it was sent last
         self.heard_s = services.wheel.awake_s
         self.keep_pace()
+        rate = services.settings.max_commands_per_second
         self._bucket = TokenBucket(rate, 2 * rate) if rate else None
-        self._backlog: deque[dict[str, object]] | None = None
-        self._working = False
         self._heard_number = 0
-        self._renumbering = False
         self._expiry: Entry | None = None
 
     @property
@@ -77,7 +72,7 @@ class Session:
         """Become the session's newest connection; its channels live on under the new number."""
         self.services.registry.add(self)
         try:
-            await self._connect()
+            await self.connect()
         except Replaced:
             self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
             raise
@@ -87,6 +82,24 @@ class Session:
         self.services.metrics.sessions[self.transport].inc()
         self.services.metrics.connections[self.transport].inc()
         self._watch_token()
+
+    async def connect(self) -> None:
+        """Take the next number; raises Replaced if a still newer connection was heard of."""
+        # Without a number meanwhile: the bus brings our own new one, maybe before the answer does.
+        old, self.number = self.number, ""
+        try:
+            token_end_ms, streaming = int(self.identity.expires_at * 1000), self.transport != "longpoll"
+            record = await self.services.tracker.connect(self.user, self.id, token_end_ms, streaming)
+            self.number = record.number
+        finally:
+            self.number = self.number or old
+        if self._heard_number > int(self.number):
+            raise Replaced("a newer connection of this session is open")
+        places = record.channels.items()
+        held = {name: place for name, place in places if not place.left and place.ttl_ms}
+        self.carried |= {name: place for name, place in held.items() if name not in self.channels}
+        self.watched = {name for name, place in places if not place.left and not place.ttl_ms}
+        self.left = {name for name, place in places if place.left}
 
     def greet(self) -> None:
         """Put the first frame of a connection."""
@@ -113,7 +126,7 @@ class Session:
             membership.touch()
         for channel in tuple(self.carried):
             self.adopt(channel).touch()
-        self.note_again()
+        upkeep.note_again(self)
 
     def reassert(self, concerned: Callable[[str], bool]) -> None:
         """Redis lost or rolled back the data of some channels: show that we are there."""
@@ -128,15 +141,8 @@ class Session:
             membership.verify()
 
     def touched(self, membership: Membership, word: str) -> None:
-        """Take the word of a heartbeat."""
-        if word == "ok":
-            membership.proven = True
-        elif word == "ended":
-            self.taken_out(membership)
-        elif word == "lost":
-            self._lost(membership)
-        elif word in ("replaced", "closed"):
-            self.services.start(self.renumber())
+        """Take what Redis said to a heartbeat."""
+        upkeep.take_word(self, membership, word)
 
     # ---- what the buses say ----
 
@@ -200,7 +206,7 @@ class Session:
         carried = list(self.carried)
         self._forget()
         if number and self.transport != "longpoll":
-            self.services.start(self._release(number))
+            self.services.start(upkeep.release(self, number))
         if not by_client or not number:
             return
         members = [place.channel for place in places if place.role == "member"]
@@ -224,57 +230,18 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether so many commands wait that the transport must stop reading."""
-        return self._backlog is not None and len(self._backlog) >= MAX_BACKLOG
+        """Whether so many commands wait that the transport must stop reading; `backlog.resume` says when to go on."""
+        return self.backlog.full
 
     def receive(self, data: bytes) -> None:
         """Take one message of the client; replies arrive in the mailbox, in order."""
-        from presence import commands
-
         commands.receive(self, data)
 
     def within_rate(self) -> bool:
         """Whether this command is within the connection's limit."""
         return self._bucket is None or self._bucket.take()
 
-    def queue(self, command: dict[str, object], work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Let the command wait for those before it; `work` answers the whole backlog."""
-        if self._backlog is None:
-            self._backlog = deque()
-        self._backlog.append(command)
-        if not self._working:
-            self._working = True
-            self.services.start(work())
-
-    def next_command(self) -> dict[str, object] | None:
-        """The command to be answered next, or None when all are."""
-        if self._backlog and not self.ended:
-            command = self._backlog.popleft()
-            if self.resume is not None and len(self._backlog) == MAX_BACKLOG - 1:
-                self.resume()
-            return command
-        self._backlog = None
-        self._working = False
-        return None
-
-    @property
-    def idle(self) -> bool:
-        """Whether no command is being answered."""
-        return not self._working
-
     # ---- below: private ----
-
-    async def _connect(self) -> None:
-        token_end_ms = int(self.identity.expires_at * 1000)
-        streaming = self.transport != "longpoll"
-        record = await self.services.tracker.connect(self.user, self.id, token_end_ms, streaming)
-        self.number = record.number
-        if self._heard_number > int(self.number):
-            raise Replaced("a newer connection of this session is open")
-        held = {name: place for name, place in record.channels.items() if not place.left and place.ttl_ms}
-        self.carried |= {name: place for name, place in held.items() if name not in self.channels}
-        self.watched = {name for name, place in record.channels.items() if not place.left and not place.ttl_ms}
-        self.left = {name for name, place in record.channels.items() if place.left}
 
     def _forget(self) -> None:
         if self.ended:
@@ -282,6 +249,7 @@ class Session:
         self.ended = True
         for membership in list(self.channels.values()):
             self.drop(membership)
+        self.backlog.clear()
         self.services.registry.remove(self)
         if self._expiry is not None:  # it was opened, and counted
             self.services.metrics.sessions[self.transport].dec()
@@ -294,93 +262,6 @@ class Session:
         membership = self.channels[channel] = Membership(self, channel, partition, "member", held.ttl_ms)
         self.keep_pace()
         return membership
-
-    def note_again(self) -> None:
-        """Renew the record once per ttl."""
-        now = time.monotonic()
-        ttls = [m.ttl_ms for m in self.channels.values() if m.role == "member"]
-        if ttls and now - self.noted_at > max(self.services.settings.ttl_ms, *ttls) / 1000:
-            self.noted_at = now
-            self.services.start(self._note())
-
-    async def _note(self) -> None:
-        held = {m.channel: Held(m.ttl_ms, False) for m in self.channels.values() if m.role == "member"}
-        try:
-            token_end_ms = int(self.identity.expires_at * 1000)
-            await self.services.tracker.note(self.user, self.id, self.number, token_end_ms, held, limit=False)
-        except Replaced:
-            await self.renumber()
-        except Unavailable:
-            self.noted_at -= FAR_S  # again with the next sign of life
-
-    def _lost(self, membership: Membership) -> None:
-        """Redis does not know the session there: it timed out while we stood still, or the data are gone."""
-        if self.transport == "websocket" and not self._heard_lately(membership):
-            self.shut(CloseCode.SILENT, "nothing heard for a ttl")
-        elif not membership.proven or not self._heard_lately(membership):
-            self.taken_out(membership)
-        elif not membership.rejoining:
-            membership.rejoining = True
-            self.services.start(self._rejoin(membership))
-
-    def _heard_lately(self, membership: Membership) -> bool:
-        """Whether the timeout cannot be the client's fault. Only a WebSocket proves life to this very node; the
-        others may have shown it anywhere, so for them it takes a disturbance that kept it from being taken."""
-        ttl_s = membership.ttl_ms / 1000
-        if self.transport == "websocket":
-            return self.services.wheel.awake_s - self.heard_s < 0.75 * ttl_s
-        return not self.services.calm_for(2 * ttl_s + 3)
-
-    async def _rejoin(self, membership: Membership) -> None:
-        from presence import places
-
-        try:
-            await self._note()
-            await places.rejoin(self, membership)
-        except Ended:
-            self.taken_out(membership)
-        except Replaced:
-            await self.renumber()
-        except PresenceError:
-            membership.rejoining = False
-            membership.touching = False
-            await asyncio.sleep(0.2)
-            if self.channels.get(membership.channel) is membership:
-                membership.touch()  # lost again, joined again: until Redis takes it
-        finally:
-            membership.rejoining = False
-
-    async def renumber(self) -> None:
-        """Somebody acted for this session: if nobody has a newer connection, take the next number and go on."""
-        if self._renumbering or self.ended:
-            return
-        self._renumbering = True
-        try:
-            record = await self.services.directory.record(self.user, self.id)
-            if self.ended:
-                return
-            if record is not None and int(record.number) > int(self.number):
-                self.heard_number(int(record.number))
-                return
-            old, self.number = (
-                self.number,
-                "",
-            )  # the bus will tell our own new number: do not take it for another's
-            try:
-                await self._connect()
-            finally:
-                self.number = self.number or old
-            self.alive()
-        except Replaced:
-            self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
-        except Unavailable:
-            return
-        finally:
-            self._renumbering = False
-
-    async def _release(self, number: str) -> None:
-        with suppress(Unavailable):
-            await self.services.tracker.release(self.user, self.id, number)
 
     def _watch_token(self) -> None:
         if self._expiry is not None:

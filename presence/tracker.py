@@ -8,10 +8,22 @@ repeating it is safe.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
+from presence.answers import (
+    Ended,
+    Held,
+    History,
+    Joined,
+    Put,
+    Record,
+    Replaced,
+    Roster,
+    View,
+    held_channels,
+    view_of,
+)
 from presence.codec import compact
-from presence.errors import Conflict, LimitExceeded, NotJoined, PresenceError, Unavailable
+from presence.errors import Conflict, LimitExceeded, NotJoined, Unavailable
 from presence.heartbeats import Heartbeats
 from presence.keys import Keys, entry
 from presence.lua import Reply, Scripts
@@ -27,92 +39,6 @@ OBSERVING_MS = 3600 * 1000  # how long a record names a channel that is only wat
 ONCE_KEEP_MS = 24 * 3600 * 1000
 FEED_EVENTS = 10_000  # kept for back ends, over all partitions
 BACKEND_SESSION = "back-end"
-
-
-class Replaced(PresenceError):
-    """A newer connection of the session has taken over; this one has no say any more."""
-
-    code, status, title = "conflict", 409, "Replaced by a newer connection"
-
-
-class Ended(NotJoined):
-    """The session left or was taken out on purpose; only a new `join` brings it back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a session's record says of one channel."""
-
-    ttl_ms: int
-    left: bool
-
-
-OBSERVING = Held(0, False)  # who only watches has no ttl
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A session as any node may read it: the number of its connection and its channels."""
-
-    number: str
-    channels: dict[str, Held]
-    left_ms: int = 0  # how long the record still lives
-    streaming: bool = False  # whether its newest connection is a WebSocket or stream that has not ended
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A channel at one instant: members, or with `recovered` the events after the given cursor."""
-
-    epoch: str
-    seq: int
-    recovered: bool = False
-    count: int = 0
-    truncated: bool = False
-    items: tuple[bytes, ...] = ()
-
-    @property
-    def cursor(self) -> str:
-        return f"{self.epoch}:{self.seq}"
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """Answer of a join; `first` says that it made the user a member."""
-
-    first: bool
-    ttl_ms: int
-    number: str
-    view: View
-
-
-@dataclass(frozen=True, slots=True)
-class Roster:
-    """One page of members, as JSON texts."""
-
-    epoch: str
-    cursor: str
-    count: int
-    members: list[str]
-    next: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """Past events, as JSON texts; `cursor` is that of the last one given."""
-
-    epoch: str
-    cursor: str
-    recovered: bool
-    events: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Answer of a back end's join."""
-
-    joined: bool
-    cursor: str
 
 
 class Tracker:
@@ -200,7 +126,7 @@ class Tracker:
         self._refuse(reply[0])
         if reply[1]:
             self._events[("join" if reply[1] == 1 else "update"), ""].inc()
-        return Joined(reply[1] == 1, int(reply[2]), reply[3].decode(), _view(reply[4]))
+        return Joined(reply[1] == 1, int(reply[2]), reply[3].decode(), view_of(reply[4]))
 
     async def leave(
         self, channel: str, user: str, session: str, number: str, reason: str = "left"
@@ -253,7 +179,7 @@ class Tracker:
     async def view(self, channel: str, cursor: tuple[str, int] | None = None) -> View:
         """What an observer is shown: snapshot, or the events after the cursor if there is no hole."""
         reply = await self._snapshot("view", channel, cursor, SNAPSHOT_LIMIT, "", FRAME_BYTES)
-        return _view(reply[1])
+        return view_of(reply[1])
 
     async def roster(self, channel: str, limit: int, after: str | None) -> Roster:
         """Members behind `after` in byte order."""
@@ -340,19 +266,3 @@ class Tracker:
 def announcing(settings: Settings, keys: Keys, partition: int) -> tuple[int, int, str]:
     """The first arguments of every script that announces."""
     return settings.history_ms, max(100, FEED_EVENTS // keys.partitions), keys.bus(partition)
-
-
-def _view(reply: Reply) -> View:
-    epoch, seq = reply[0].decode(), int(reply[1])
-    if len(reply) == 2:
-        return View(epoch, seq)
-    return View(epoch, seq, reply[2] == 1, reply[3], reply[4] == 1, tuple(reply[5]))
-
-
-def held_channels(flat: list[bytes]) -> dict[str, Held]:
-    """Channels of a record, from (name, `ttl left end`) pairs."""
-    held = {}
-    for name, row in zip(flat[::2], flat[1::2], strict=True):
-        ttl, left, _ = row.decode().split("\x1f")
-        held[name.decode()] = Held(int(ttl), left == "1")
-    return held

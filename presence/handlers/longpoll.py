@@ -11,6 +11,7 @@ import asyncio
 from contextlib import suppress
 
 from presence import codec, events, streams
+from presence.answers import Replaced
 from presence.errors import BadName, BadRequest, CloseCode, NotJoined, PresenceError
 from presence.handlers.base import ClientHandler
 from presence.handlers.sse import SseWire, stream_head
@@ -18,7 +19,6 @@ from presence.handlers.wire import detach
 from presence.mailbox import Frame, Mailbox
 from presence.places import enter
 from presence.session import Session
-from presence.tracker import Replaced
 
 MAX_CHANNELS = 20
 DEFAULT_WAIT_S = 25.0

@@ -27,11 +27,14 @@ class StaticHandler(BaseHandler):
     """`GET /static/…`: a file of the folder, never one outside it."""
 
     def get(self, name: str) -> None:
-        path = (STATIC / name).resolve()
-        kind = KINDS.get(path.suffix)
-        if kind is None or not path.is_relative_to(STATIC.resolve()) or not path.is_file():
+        try:
+            path = (STATIC / name).resolve()
+            known = path.suffix in KINDS and path.is_relative_to(STATIC.resolve()) and path.is_file()
+        except (OSError, ValueError):  # no name that a file could have: too long, or with a NUL
+            known = False
+        if not known:
             raise NotFound("there is no such file")
-        self.set_header("Content-Type", kind)
+        self.set_header("Content-Type", KINDS[path.suffix])
         self.set_header("Cache-Control", "no-cache")
         self.finish(path.read_bytes())
 

@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from presence import codec, logs
+from presence.answers import Replaced
 from presence.errors import BadRequest, CloseCode, PresenceError, Unauthorized
 from presence.handlers.base import ClientHandler
 from presence.handlers.frames import (
@@ -28,7 +29,6 @@ from presence.handlers.pipe import AWAIT_PEER, HANG_UP, SHUT
 from presence.handlers.wire import Wire, detach
 from presence.mailbox import Frame, Mailbox, websocket_frame
 from presence.session import open_session
-from presence.tracker import Replaced
 
 if TYPE_CHECKING:
     from presence.services import Services

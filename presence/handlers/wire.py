@@ -100,7 +100,7 @@ class Wire(Pipe):
         IOLoop.current().add_handler(self._sock.fileno(), self._on_event, IOLoop.READ)
         self.mailbox.wake = self._wake
         if self.session is not None:
-            self.session.resume = self._resume
+            self.session.backlog.resume = self._resume
             self.services.wheel.move(self._entry, self.interval_s(self.session))
         self._drain(head)
         if ahead and self._state != CLOSED:
@@ -279,7 +279,7 @@ class Wire(Pipe):
         if self._ended or self.session is None:
             return
         self._ended = True
-        self.session.resume = None
+        self.session.backlog.resume = None
         self.services.start(self.session.end(by_client))
 
     def _lost(self, error: OSError | None) -> None:

@@ -20,6 +20,11 @@ local function look_further(entry, given, alive)
   if session.number == number and session.closed > 0 then -- guard: mark of a closing connection
     return 'closed'
   end
+  if alive == int(number) and session.holds == 0 and session.seen == 0 then -- nothing to write but the deadline
+    redis.call('PEXPIREAT', base .. 'alive:' .. entry, int(now + session.ttl))
+    redis.call('ZADD', base .. 'due', 'XX', int(now + session.ttl), entry)
+    return 'ok'
+  end
   session.number, session.closed, session.holds, session.seen = number, 0, 0, 0
   write_session(channel, field, session)
   keep_alive(entry, number, now + session.ttl)

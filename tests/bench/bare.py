@@ -48,7 +48,7 @@ class Subscriber:
     async def lags_ms(self, cut_ms: float) -> list[float]:
         """Wait until `cut_ms` after the last deadline; how late each was told, infinite where it was not."""
         last_ms = max(self._deadlines_ms.values())
-        while time.time() * 1000 < last_ms + cut_ms and len(self._heard_ms) < len(self._deadlines_ms):  # noqa: ASYNC110
+        while time.time() * 1000 < last_ms + cut_ms and len(self._heard_ms) < len(self._deadlines_ms):
             await asyncio.sleep(0.1)
         lags = [self._heard_ms.get(key, float("inf")) - due for key, due in self._deadlines_ms.items()]
         return [lag if lag <= cut_ms else float("inf") for lag in lags]

@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -231,10 +231,17 @@ def _ms(value: float) -> str:
 
 def machine(redis_version: str) -> str:
     """What the figures depend on."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("tornado", "redis", "hiredis"))
+    libraries = ", ".join(f"{name} {_version(name)}" for name in ("tornado", "redis", "hiredis", "uvloop"))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     cores = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
     return f"{time.strftime('%Y-%m-%d')}; {cores}, Redis {redis_version}, {libraries}; load average afterwards {load}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def say(text: str) -> None:

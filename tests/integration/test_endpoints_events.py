@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.support import tokens
+from tests.support.clients import TRANSPORTS
 from tests.support.http import Exchange, sse_events
 from tests.support.stage import Stage, StageMaker
 from tests.support.waiting import eventually, run_async
@@ -91,7 +92,7 @@ async def test_an_eventless_poll_ends_after_its_wait_and_at_two_thirds_of_the_tt
 async def test_polls_are_signs_of_life(stage: Stage) -> None:
     watcher = await stage.watcher()
     since = None
-    for _ in range(6):
+    for _ in range(5):
         answer = await stage.poll(stage.a, "alice", stage.channel, session=stage.session, since=since, wait=0)
         since = answer.json()["next"]
         await asyncio.sleep(0.5)
@@ -249,22 +250,24 @@ async def test_a_poll_that_waits_is_ended_by_a_newer_one_with_a_close_frame(stag
 
 
 @run_async
-async def test_connections_end_with_4001_when_their_token_does(stage: Stage, transport: str) -> None:
+async def test_connections_end_with_4001_when_their_token_does(stage: Stage) -> None:
     token = tokens.make_token("alice", ttl_s=2)
-    alice = await stage.member(transport, stage.a, "alice", token=token)
+    tabs = [await stage.member(transport, stage.a, "alice", token=token) for transport in TRANSPORTS]
 
-    assert await alice.until_closed() == 4001
+    assert [await tab.until_closed() for tab in tabs] == [4001] * 3
 
 
 @run_async
-async def test_a_refreshed_token_keeps_the_connection(stage: Stage, transport: str) -> None:
-    alice = await stage.member(transport, stage.a, "alice", token=tokens.make_token("alice", ttl_s=2))
+async def test_a_refreshed_token_keeps_the_connection(stage: Stage) -> None:
+    token = tokens.make_token("alice", ttl_s=2)
+    tabs = [await stage.member(transport, stage.a, "alice", token=token) for transport in TRANSPORTS]
 
-    await alice.refresh(tokens.make_token("alice", ttl_s=600))
+    for tab in tabs:
+        await tab.refresh(tokens.make_token("alice", ttl_s=600))
 
-    await asyncio.sleep(2.5)
-    await stage.fence(alice)
-    assert alice.closed is None
+    await asyncio.sleep(2.2)
+    await stage.fence(*tabs)
+    assert [tab.closed for tab in tabs] == [None] * 3
 
 
 @run_async

@@ -31,7 +31,7 @@ async def test_members_of_a_killed_node_leave_once_through_the_other(own_stage: 
 
 @run_async
 async def test_members_of_a_killed_node_that_come_back_in_time_cause_no_event(own_stage: StageMaker) -> None:
-    stage = own_stage(nodes=2, ttl_ms=3000)
+    stage = own_stage(nodes=2)
     watcher = await stage.watcher()
     members = [await stage.member(kind, stage.a, kind) for kind in TRANSPORTS]
 
@@ -40,7 +40,7 @@ async def test_members_of_a_killed_node_that_come_back_in_time_cause_no_event(ow
         await member.until_closed()
         await member.reconnect(stage.b)
 
-    await asyncio.sleep(3.5)
+    await asyncio.sleep(2.5)
     await stage.fence(watcher, *members)
     assert watcher.events(stage.channel, "leave") == []
 

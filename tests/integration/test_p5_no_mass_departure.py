@@ -14,7 +14,9 @@ from tests.support.waiting import eventually, limited, run_async
 TTL_S = 2.0
 
 
-@pytest.mark.parametrize("ttls", [0.5, 1.5, pytest.param(5, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "ttls", [pytest.param(0.5, marks=pytest.mark.long), 1.5, pytest.param(5, marks=pytest.mark.long)]
+)
 @run_async
 @limited(120)
 async def test_a_frozen_redis_takes_nobody_offline_who_is_connected(own_stage: StageMaker, ttls: float) -> None:
@@ -32,13 +34,13 @@ async def test_a_frozen_redis_takes_nobody_offline_who_is_connected(own_stage: S
     leave = await watcher.event(stage.channel, "leave", within_s=10)
     assert leave["user"] == "gone"
     assert leave["at"] <= resumed_ms + TTL_S * 1000 + 1000
-    await asyncio.sleep(TTL_S)
+    await asyncio.sleep(0.5)  # the hold is over for everybody: a false leave would come now
     await stage.fence(watcher, *members)
     assert [event["user"] for event in watcher.events(stage.channel, "leave")] == ["gone"]
     assert sorted(await stage.roster()) == sorted(TRANSPORTS)
 
 
-@pytest.mark.parametrize("loss", ["restart", "flush"])
+@pytest.mark.parametrize("loss", ["restart", pytest.param("flush", marks=pytest.mark.long)])
 @run_async
 async def test_an_emptied_redis_is_a_new_epoch_that_the_connected_join_and_the_gone_are_absent_from(
     own_stage: StageMaker, loss: str
@@ -77,7 +79,7 @@ async def test_a_redis_killed_and_restarted_with_its_log_takes_nobody_offline_wh
 
     # The restart may begin a new epoch; then the leave stands in its log, and clients find it in a snapshot.
     await eventually(lambda: sorted(watcher.members(stage.channel)) == sorted(TRANSPORTS), within_s=10)
-    await asyncio.sleep(TTL_S)
+    await asyncio.sleep(0.5)
     await stage.fence(watcher, *members)
     leaves = [event for event in await stage.log() if event["type"] == "leave"]
     assert [(event["user"], event["reason"]) for event in leaves] == [("gone", "timeout")]
@@ -129,7 +131,7 @@ async def test_frozen_nodes_take_nobody_offline_who_is_connected(own_stage: Stag
     for node in stage.nodes:
         node.resume()
 
-    await asyncio.sleep(1.5 * TTL_S)
+    await asyncio.sleep(1.2 * TTL_S)
     await stage.fence(watcher, *members)
     assert watcher.events(stage.channel, "leave") == []
     assert [client.closed for client in [watcher, *members]] == [None] * 4

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import tokens
-from tests.support.clients import WebSocketClient
+from tests.support.clients import Client, Frame, WebSocketClient
+from tests.support.clients.http_client import HttpClient
 from tests.support.http import Exchange, Response, request
 from tests.support.node import Node
+from tests.support.redis_server import RedisServer
 from tests.support.stage import Stage
 
 MARK = "zqhostilezq"
@@ -29,6 +31,10 @@ class Arena(Stage):
     """A stage with a resident whose channel nothing that is refused may change."""
 
     resident = "resident"
+
+    def __init__(self, nodes: list[Node], redis: RedisServer) -> None:
+        super().__init__(nodes, redis)
+        self._logged = [len(_log(node)) for node in nodes]
 
     async def settle(self) -> None:
         """Make the channel and remember how it looks."""
@@ -47,9 +53,9 @@ class Arena(Stage):
     def verify(self) -> None:
         """As a stage; and no log names an error, a key, a token or what a client sent."""
         super().verify()
-        for node in self.nodes:
+        for node, logged in zip(self.nodes, self._logged, strict=True):
             assert node.running, node.tail()
-            log = node.log.read_text(errors="replace")
+            log = _log(node)[logged:]
             assert " error " not in log and "Traceback" not in log, node.tail()
             for secret in (MARK, tokens.SECRET, tokens.OLD_SECRET, tokens.API_KEY, tokens.READ_KEY, "eyJ"):
                 assert secret not in log, f"{secret} in the log:\n{node.tail()}"
@@ -90,6 +96,10 @@ class Arena(Stage):
         async with asyncio.timeout(5):
             await exchange.read_head()
         return exchange
+
+
+def _log(node: Node) -> str:
+    return node.log.read_text(errors="replace")
 
 
 def problem_of(answer: Response) -> Answer:
@@ -133,3 +143,14 @@ def sized(size: int, character: str = "x") -> dict[str, str]:
     filled = {"k": character * (room // width) + "x" * (room % width)}
     assert len(compact(filled).encode()) == size
     return filled
+
+
+async def refusals(client: Client, commands: Mapping[str, Frame]) -> dict[str, str]:
+    """The code that each command is refused with ("" where it is not), in one request where the transport can."""
+    if not isinstance(client, HttpClient):
+        replies = [await client.send({"id": 1000 + at, **frame}) for at, frame in enumerate(commands.values())]
+    else:
+        answer = await client.post(json.dumps(list(commands.values())).encode())
+        assert answer.status == 200, answer
+        replies = answer.json()
+    return {way: reply.get("code", "") for way, reply in zip(commands, replies, strict=True)}

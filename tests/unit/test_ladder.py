@@ -12,8 +12,8 @@ import pytest
 from tests.support.documents import DOCS, ROOT, section
 
 PACKAGE = ROOT / "presence"
-TORNADO = {"handlers", "app", "cli"}
-REDIS = {"lua", "tracker", "directory", "broker", "expiry", "examination", "findings", "app"}
+TORNADO = {"handlers", "node"}
+REDIS = {"lua", "directory", "broker", "examination", "findings", "node"}
 PROCESS_ONLY = {
     "embedded",
     "supervisor",

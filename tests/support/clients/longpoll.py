@@ -39,7 +39,7 @@ class LongPollClient(HttpClient):
     async def parked(self) -> None:
         """Wait until a poll hangs at the server: it was sent and is not answered for a while."""
         while (exchange := self.exchange) is None or await self._is_answered(exchange):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 (what is awaited is that nothing happens)
+            await asyncio.sleep(0.01)
 
     async def leave(self, channel: str) -> Frame:
         """Leave by command; there is nothing to poll for without a channel."""

@@ -1,0 +1,122 @@
+"""What keeps a session's places through loss: the record, a timeout that was not the client's fault, a number that
+somebody else has passed.
+
+Redis has the last word on every question here; what this node remembers only tells it what to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from presence import places
+from presence.answers import Ended, Held, Replaced
+from presence.errors import CloseCode, PresenceError, Unavailable
+from presence.membership import Membership
+
+if TYPE_CHECKING:
+    from presence.session import Session
+
+RETRY_S = 0.2
+LIVELY = 0.75  # part of its ttl within which a WebSocket was heard, if it is not silent
+NEVER = float("-inf")
+
+
+def note_again(session: Session) -> None:
+    """Renew the record once per ttl."""
+    now = time.monotonic()
+    ttls = [place.ttl_ms for place in session.channels.values() if place.role == "member"]
+    if ttls and now - session.noted_at > max(session.services.settings.ttl_ms, *ttls) / 1000:
+        session.noted_at = now
+        session.services.start(note(session))
+
+
+def take_word(session: Session, membership: Membership, word: str) -> None:
+    """Take what Redis said to a heartbeat."""
+    if word == "ok":
+        membership.proven = True
+    elif word == "ended":
+        session.taken_out(membership)
+    elif word == "lost":
+        _lost(session, membership)
+    elif word in ("replaced", "closed"):
+        session.services.start(renumber(session))
+
+
+async def renumber(session: Session) -> None:
+    """Somebody acted for this session: if nobody has a newer connection, take the next number and go on."""
+    if session.renumbering or session.ended:
+        return
+    session.renumbering = True
+    try:
+        record = await session.services.directory.record(session.user, session.id)
+        if session.ended:
+            return
+        if record is not None and int(record.number) > int(session.number):
+            session.heard_number(int(record.number))
+            return
+        await session.connect()
+        session.alive()
+    except Replaced:
+        session.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
+    except Unavailable:
+        return  # the next heartbeat brings us here again
+    finally:
+        session.renumbering = False
+
+
+async def release(session: Session, number: str) -> None:
+    """Say that the connection is over: a stream that it replaced may come back."""
+    with suppress(Unavailable):
+        await session.services.tracker.release(session.user, session.id, number)
+
+
+def _lost(session: Session, membership: Membership) -> None:
+    """Redis does not know the session there: it timed out while we stood still, or the data are gone."""
+    innocent = _is_innocent(session, membership)
+    if session.transport == "websocket" and not innocent:
+        session.shut(CloseCode.SILENT, "nothing heard for a ttl")
+    elif not membership.proven or not innocent:
+        session.taken_out(membership)
+    elif not membership.rejoining:
+        membership.rejoining = True
+        session.services.start(_rejoin(session, membership))
+
+
+def _is_innocent(session: Session, membership: Membership) -> bool:
+    """Whether the timeout cannot be the client's fault. Only a WebSocket proves life to this very node; the others
+    may have shown it anywhere, so for them it takes a disturbance that kept it from being taken."""
+    ttl_s = membership.ttl_ms / 1000
+    if session.transport == "websocket":
+        return session.services.wheel.awake_s - session.heard_s < LIVELY * ttl_s
+    return not session.services.calm_for(2 * ttl_s + 3)
+
+
+async def _rejoin(session: Session, membership: Membership) -> None:
+    try:
+        await note(session)
+        await places.rejoin(session, membership)
+    except Ended:
+        session.taken_out(membership)
+    except Replaced:
+        await renumber(session)
+    except PresenceError:
+        await asyncio.sleep(RETRY_S)
+        membership.rejoining = membership.touching = False
+        if session.channels.get(membership.channel) is membership:
+            membership.touch()  # lost again, joined again: until Redis takes it
+    finally:
+        membership.rejoining = False
+
+
+async def note(session: Session) -> None:
+    held = {place.channel: Held(place.ttl_ms, False) for place in session.channels.values() if place.role == "member"}
+    token_end_ms = int(session.identity.expires_at * 1000)
+    try:
+        await session.services.tracker.note(session.user, session.id, session.number, token_end_ms, held, limit=False)
+    except Replaced:
+        await renumber(session)
+    except Unavailable:
+        session.noted_at = NEVER  # again with the next sign of life
