@@ -25,11 +25,13 @@ from presence.commands import (
     ttl_of,
     who_for,
 )
-from presence.errors import BadRequest, PresenceError
+from presence.errors import BadRequest, LimitExceeded, PresenceError
 from presence.events import parse_cursor
 from presence.keys import entry
 from presence.places import granted, joined_frame
 from presence.services import Services
+
+MAX_ANSWER_BYTES = 4 << 20  # after so much no further command of the request is done
 
 
 class Caller:
@@ -51,7 +53,13 @@ class Caller:
             words = {} if only_bye else await self._show_life()
         except PresenceError as error:
             problem = error
-        return [await self._answer(command, words, problem) for command in commands]
+        replies, bytes_left = [], MAX_ANSWER_BYTES
+        for command in commands:
+            if bytes_left <= 0 and problem is None:
+                problem = LimitExceeded("this answer is full: send this command again")
+            replies.append(await self._answer(command, words, problem))
+            bytes_left -= len(replies[-1])
+        return replies
 
     async def _answer(self, value: object, words: dict[str, str], problem: PresenceError | None) -> bytes:
         command_id, command = None, value if isinstance(value, dict) else {}

@@ -50,7 +50,7 @@ def receive(session: Session, data: bytes) -> None:
             if session.backlog.idle:
                 beat(session, command_id)
                 return
-        else:
+        elif command.get("type") != "bye":
             session.alive()
         if session.backlog.put(command):
             session.services.start(work(session))
@@ -255,8 +255,10 @@ async def beat_in_turn(session: Session, command: Command) -> None:
 
 async def bye(session: Session, command: Command) -> bytes:
     """Start the grace; the next sign of life cancels it."""
-    members = [m.channel for m in session.channels.values() if m.role == "member"]
-    for channel in [*members, *session.carried]:
+    members = [m for m in session.channels.values() if m.role == "member"]
+    for membership in members:
+        membership.outdate()  # a heartbeat from before, which the closing overtakes, is no later sign of life
+    for channel in [*(m.channel for m in members), *session.carried]:
         await session.services.tracker.close(channel, session.user, session.id, session.number)
     return events.ok(id_of(command))
 

@@ -5,6 +5,7 @@ A heartbeat's answer counts only for the membership it was sent for: every join 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ class Membership:
     """A member or observer; with a topic it is the topic's subscriber."""
 
     __slots__ = (
-        "again", "channel", "entry", "epoch", "generation", "joining", "partition", "proven", "rejoining", "role",
-        "seq", "session", "state", "topic", "touching", "ttl_ms",
+        "again", "channel", "entry", "epoch", "generation", "good_until", "heard_end", "joining", "partition",
+        "proven", "rejoining", "role", "seq", "session", "state", "topic", "touching", "ttl_ms",
     )  # fmt: skip
 
     def __init__(self, session: Session, channel: str, partition: int, role: str, ttl_ms: int) -> None:
@@ -45,6 +46,8 @@ class Membership:
         self.joining = False  # no heartbeat before the join's answer
         self.rejoining = False
         self.proven = False  # joined by this connection, or a heartbeat of it was taken
+        self.good_until = 0.0  # monotonic
+        self.heard_end = False
 
     @property
     def transport(self) -> str:
@@ -66,10 +69,23 @@ class Membership:
         heartbeats.put(Touch(self.partition, self.entry, self.session.number, self.ttl_ms, done, keep))
         return True
 
+    def lives_on(self) -> None:
+        """Redis has taken a join or heartbeat: until a ttl from now the session cannot time out."""
+        self.proven = True
+        self.heard_end = False
+        self.good_until = time.monotonic() + self.ttl_ms / 1000
+
     def verify(self) -> None:
-        """Ask Redis anew: a heartbeat that is on its way may have been answered before what we heard of."""
+        """Somebody announced our end: ask Redis, and anew, for a heartbeat on its way may have been answered
+        before that."""
+        self.heard_end = True
         if not self.touch():
             self.again = self.touching
+
+    def outdate(self) -> None:
+        """Let the answers of all heartbeats sent so far count for nothing."""
+        self.generation += 1
+        self.touching = False
 
     def _wanted(self, generation: int) -> bool:
         return generation == self.generation and self.session.channels.get(self.channel) is self

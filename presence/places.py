@@ -72,6 +72,7 @@ async def _take_place(
     elif membership.topic is not None:
         membership.topic.subscribers.pop(membership, None)  # what comes meanwhile is caught up after the answer
     membership.generation += 1
+    membership.heard_end = False
     membership.joining, membership.touching = True, False
     try:
         if role == "observer":
@@ -134,7 +135,7 @@ async def _join_as_member(
     )
     membership.ttl_ms = joined.ttl_ms
     membership.state = state or membership.state
-    membership.proven = True
+    membership.lives_on()
     return joined.view
 
 
@@ -172,6 +173,7 @@ async def rejoin(session: Session, membership: Membership) -> None:
     `joined`. While the partition is gathering its members the frame comes from the hub, when it is readable."""
     channel, topic = membership.channel, membership.topic
     membership.generation += 1
+    membership.heard_end = False
     membership.touching, membership.joining = False, True
     try:
         try:
@@ -198,6 +200,7 @@ async def _rejoin_as_member(session: Session, membership: Membership, show: bool
         revive=True,
         show=show,
     )
+    membership.lives_on()
     return joined.view
 
 

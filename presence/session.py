@@ -85,14 +85,9 @@ class Session:
 
     async def connect(self) -> None:
         """Take the next number; raises Replaced if a still newer connection was heard of."""
-        # Without a number meanwhile: the bus brings our own new one, maybe before the answer does.
-        old, self.number = self.number, ""
-        try:
-            token_end_ms, streaming = int(self.identity.expires_at * 1000), self.transport != "longpoll"
-            record = await self.services.tracker.connect(self.user, self.id, token_end_ms, streaming)
-            self.number = record.number
-        finally:
-            self.number = self.number or old
+        token_end_ms, streaming = int(self.identity.expires_at * 1000), self.transport != "longpoll"
+        record = await self.services.tracker.connect(self.user, self.id, token_end_ms, streaming, self.number)
+        self.number = record.number
         if self._heard_number > int(self.number):
             raise Replaced("a newer connection of this session is open")
         places = record.channels.items()
@@ -149,7 +144,7 @@ class Session:
     def heard_number(self, number: int) -> None:
         """A connection of this session got this number: the highest wins."""
         self._heard_number = max(self._heard_number, number)
-        if self.number and self._heard_number > int(self.number):
+        if self.number and not self.renumbering and self._heard_number > int(self.number):
             self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
 
     def disconnected(self) -> None:
@@ -283,4 +278,5 @@ async def open_session(
     session = Session(services, identity, session_id, mailbox, transport)
     await session.open()
     session.greet()
+    session.alive()  # who comes back within the grace has shown life by that alone
     return session

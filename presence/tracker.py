@@ -52,8 +52,9 @@ class Tracker:
         self._events = metrics.events
         self.heartbeats = Heartbeats(scripts, keys, metrics.heartbeats.inc)
 
-    async def connect(self, user: str, session: str, token_end_ms: int, streaming: bool) -> Record:
-        """Make the caller the newest connection of the session; older ones are told to close."""
+    async def connect(self, user: str, session: str, token_end_ms: int, streaming: bool, number: str = "") -> Record:
+        """Make the caller the newest connection of the session; older ones are told to close. One that has a number
+        already gets the next one only if nobody has a newer: else it raises Replaced."""
         partition = self.keys.partition(user)
         life = max(60_000, 3 * self._settings.ttl_ms)
         bus = self.keys.bus(partition)
@@ -68,7 +69,10 @@ class Tracker:
             bus,
             USER_KEEP_MS,
             int(streaming),
+            number,
         )
+        if reply[0] == b"replaced":
+            raise Replaced("a newer connection of this session is open")
         return Record(reply[0].decode(), held_channels(reply[2:]))
 
     async def release(self, user: str, session: str, number: str) -> None:

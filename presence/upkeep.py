@@ -36,7 +36,7 @@ def note_again(session: Session) -> None:
 def take_word(session: Session, membership: Membership, word: str) -> None:
     """Take what Redis said to a heartbeat."""
     if word == "ok":
-        membership.proven = True
+        membership.lives_on()
     elif word == "ended":
         session.taken_out(membership)
     elif word == "lost":
@@ -51,13 +51,9 @@ async def renumber(session: Session) -> None:
         return
     session.renumbering = True
     try:
-        record = await session.services.directory.record(session.user, session.id)
-        if session.ended:
-            return
-        if record is not None and int(record.number) > int(session.number):
-            session.heard_number(int(record.number))
-            return
         await session.connect()
+        if session.ended:
+            await release(session, session.number)
         session.alive()
     except Replaced:
         session.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
@@ -87,7 +83,10 @@ def _lost(session: Session, membership: Membership) -> None:
 
 def _is_innocent(session: Session, membership: Membership) -> bool:
     """Whether the timeout cannot be the client's fault. Only a WebSocket proves life to this very node; the others
-    may have shown it anywhere, so for them it takes a disturbance that kept it from being taken."""
+    may have shown it anywhere, so for them it takes a disturbance that kept it from being taken. Who is unknown
+    before the time, and nobody announced it, did not time out at all: Redis lost its data."""
+    if time.monotonic() < membership.good_until and not membership.heard_end:
+        return True
     ttl_s = membership.ttl_ms / 1000
     if session.transport == "websocket":
         return session.services.wheel.awake_s - session.heard_s < LIVELY * ttl_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -99,9 +100,12 @@ def own_stage(own_nodes: Callable[..., list[Node]], fresh_redis: RedisServer) ->
 
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
-    """pytest-tornado's loop, made without the deprecated notion of a current loop outside of a running one."""
+    """pytest-tornado's loop, made current in asyncio's way: Tornado's own `make_current` warns."""
     loop = IOLoop(make_current=False)
+    asyncio.set_event_loop(loop.asyncio_loop)  # type: ignore[attr-defined]
     yield loop
+    loop.run_sync(loop.asyncio_loop.shutdown_asyncgens)  # type: ignore[attr-defined]
+    asyncio.set_event_loop(None)
     loop.close(all_fds=True)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import re
 import traceback
+from asyncio import Future
 from http.client import responses
 from types import TracebackType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from tornado.http1connection import HTTP1Connection
@@ -36,6 +37,7 @@ MAX_BODY_BYTES = 16 << 10
 MAX_BATCH_BYTES = 1 << 20
 DISCARD_BYTES = 8 << 20  # a body up to this size is read and thrown away, so that its sender can read the 413
 PREFLIGHT_AGE_S = 600
+UNREAD_S = 60.0
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -59,6 +61,15 @@ class BaseHandler(ReadingHandler):
 
     def admit(self) -> None:
         """Raise the PresenceError for which this request is refused before its method runs."""
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
+        """As Tornado; but an answer that its client does not read is not kept for ever."""
+        written = super().finish(chunk)
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        if stream.writing():
+            entry = self.services.wheel.add(UNREAD_S, stream.close)
+            written.add_done_callback(lambda _: entry.cancel())
+        return written
 
     def compute_etag(self) -> str | None:
         return None
@@ -224,7 +235,10 @@ class ClientHandler(BaseHandler):
             if scheme.lower() != "bearer" or not token.strip():
                 raise Unauthorized("Authorization must be: Bearer TOKEN")
             return token.strip()
-        given = self.query("token")
+        try:
+            given = self.query("token")
+        except BadRequest as error:  # several, or no UTF-8: a bad token like any other
+            raise Unauthorized(error.message) from None
         if not given:
             raise Unauthorized("a token is required")
         return given

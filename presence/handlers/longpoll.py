@@ -16,12 +16,18 @@ from presence.errors import BadName, BadRequest, CloseCode, NotJoined, PresenceE
 from presence.handlers.base import ClientHandler
 from presence.handlers.sse import SseWire, stream_head
 from presence.handlers.wire import detach
-from presence.mailbox import Frame, Mailbox
+from presence.mailbox import MAX_BYTES, Frame, Mailbox
 from presence.places import enter
 from presence.session import Session
 
 MAX_CHANNELS = 20
 DEFAULT_WAIT_S = 25.0
+JOINED_BYTES = 256 << 10  # the most that one `joined` frame may have
+
+
+def _mailbox(channels: int) -> Mailbox:
+    """With room for a roster of each channel: until all are entered nobody can read any."""
+    return Mailbox(max_bytes=MAX_BYTES + channels * JOINED_BYTES)
 
 
 class EventsHandler(ClientHandler):
@@ -43,7 +49,7 @@ class EventsHandler(ClientHandler):
             return
         self.services.admission.enter()
         transport = "sse" if streaming else "longpoll"
-        session = Session(self.services, identity, session_id, Mailbox(), transport)
+        session = Session(self.services, identity, session_id, _mailbox(len(channels)), transport)
         try:
             with suppress(Replaced):  # then all it is told is that
                 await session.open()

@@ -179,7 +179,7 @@ class WebSocketHandler(ClientHandler):
             services.admission.enter()
             admitted = True
             return await open_session(services, identity, session_id, mailbox, transport="websocket")
-        except (Unauthorized, BadRequest) as error:  # no token, none that is good, or several
+        except Unauthorized as error:
             mailbox.close(CloseCode.UNAUTHORIZED, error.message)
         except Replaced as error:
             mailbox.close(CloseCode.REPLACED, error.message)

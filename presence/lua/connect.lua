@@ -2,12 +2,15 @@
 -- Runs in the user's partition.
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 user, 2 session, 3 node, 4 end of the token (unix ms), 5 life of the record in ms, 6 bus,
---       7 life of the user's list in ms, 8 streaming (0/1)
--- Returns: {number, known before 0/1, field, value, … of the record's channels}
+--       7 life of the user's list in ms, 8 streaming (0/1), 9 number that the caller has already ('' none)
+-- Returns: {number, known before 0/1, field, value, … of the record's channels} or {'replaced'}
 
 local user, id, bus = ARGV[1], ARGV[2], ARGV[6]
 local record, sessions = base .. 'session:' .. user .. SEP .. id, base .. 'user:' .. user
 local old = tonumber(redis.call('HGET', record, 'number') or 0)
+if ARGV[9] ~= '' and old > tonumber(ARGV[9]) then -- guard: order of connection numbers
+  return {'replaced'}
+end
 local number = int(math.max(old + 1, now_us)) -- never restarts, whatever became of the record
 redis.call('HSET', record, 'number', number, 'node', ARGV[3], 'token', ARGV[4], 'streaming', ARGV[8])
 redis.call('PEXPIRE', record, math.max(tonumber(ARGV[5]), redis.call('PTTL', record)))

@@ -24,8 +24,12 @@ end
 local log = base .. 'log:' .. channel
 local known, rows = seq, {}
 if ARGV[3] == '' then
-  local newest = redis.call('XREVRANGE', log, '+', '-', 'COUNT', limit)
-  for at = #newest, 1, -1 do
+  local newest, room, first = redis.call('XREVRANGE', log, '+', '-', 'COUNT', limit), max_bytes, 0
+  while newest[first + 1] and room > #newest[first + 1][2][2] do -- the newest ones: what has no room is older
+    first = first + 1
+    room = room - #newest[first][2][2] - 1
+  end
+  for at = first, 1, -1 do
     rows[#rows + 1] = newest[at]
   end
 else

@@ -90,7 +90,7 @@ class Silent:
 
     user: str
     deadline_ms: int
-    client: WebSocketClient
+    client: WebSocketClient | None = None
 
 
 class Observer(WebSocketClient):
@@ -140,10 +140,10 @@ async def _phase(plan: Plan, stand: Stand, on: bool, subscriber: bare.Subscriber
         silent = list(await asyncio.gather(*(_fall_silent(plan, stand, *place, subscriber) for place in places)))
         await _until(max(session.deadline_ms for session in silent) / 1000 + AFTERWARDS_S)
     finally:
-        for client in (observer, *(session.client for session in silent)):
+        for client in (observer, *(session.client for session in silent if session.client)):
             await client.drop()
     assert not observer.breaches(), observer.breaches()
-    result = _judge(plan, on, observer, silent, stand.offset_ms())
+    result = judge(plan, on, observer.leaves, silent, stand.offset_ms())
     claims = await stand.claims() - before
     result.false += max(0, claims["announced"] - plan.silent)  # also of channels that nobody watches
     result.lost = stand.lost
@@ -169,10 +169,11 @@ async def _fall_silent(plan: Plan, stand: Stand, user: str, channel: str, subscr
     return Silent(user, int(score), client)
 
 
-def _judge(plan: Plan, on: bool, observer: Observer, silent: list[Silent], offset_ms: float) -> Result:
+def judge(plan: Plan, on: bool, leaves: list[tuple[float, Frame]], silent: list[Silent], offset_ms: float) -> Result:
+    """Hold what was observed, each leave with the time it was read, against the deadlines."""
     result = Result(plan, on)
-    seen = Counter(event["user"] for _, event in observer.leaves)
-    first = {event["user"]: (now_ms, event) for now_ms, event in reversed(observer.leaves)}
+    seen = Counter(event["user"] for _, event in leaves)
+    first = {event["user"]: (now_ms, event) for now_ms, event in reversed(leaves)}
     result.false = sum(number for user, number in seen.items() if user not in {s.user for s in silent})
     for session in silent:
         now_ms, event = first.get(session.user, (math.inf, None))
@@ -180,7 +181,7 @@ def _judge(plan: Plan, on: bool, observer: Observer, silent: list[Silent], offse
         if event is not None:
             # The deadline that the server says must be the one that was read, else the lag means nothing.
             assert event["last_seen"] + plan.ttl_ms == session.deadline_ms, (event, session.deadline_ms)
-            result.early += event["at"] <= session.deadline_ms - 1
+            result.early += event["at"] < session.deadline_ms
             result.double += seen[session.user] - 1
     return result
 

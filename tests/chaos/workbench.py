@@ -17,6 +17,7 @@ from typing import Any
 
 import redis.asyncio
 
+import presence.session
 from presence.answers import Joined
 from presence.auth import Grants, Identity
 from presence.errors import PresenceError, Unavailable
@@ -24,7 +25,7 @@ from presence.keys import SCHEMA, entry
 from presence.lua import Scripts
 from presence.mailbox import Mailbox
 from presence.node import Node
-from presence.session import Session, open_session
+from presence.session import Session
 from presence.settings import Settings
 from presence.tracker import announcing
 from tests.support import tokens
@@ -163,7 +164,7 @@ class Workbench:
     async def tab(self, node: Node, user: str = "alice", session: str = "session-1") -> Tab:
         """An open connection on this node."""
         identity = Identity(user, "{}", time.time() + 600, Grants({"*": ["join", "see", "publish", "history"]}))
-        return Tab(await open_session(node.services, identity, session, Mailbox(), "websocket"))
+        return Tab(await presence.session.open_session(node.services, identity, session, Mailbox(), "websocket"))
 
     async def join(
         self, user: str = "alice", number: str = NUMBERS[0], *, ttl_ms: int = 60_000, channel: str = ROOM, **more: Any

@@ -33,10 +33,11 @@ async def test_everything_answers_unavailable_within_two_seconds_while_redis_is_
     )
     stage.redis.resume()
 
+    took = [(number, round(took_s, 2)) for number, (_, took_s) in enumerate(answers)]
     for answer, took_s in answers:
         assert answer.problem() == (503, "unavailable")
         assert int(answer.headers["retry-after"]) >= 1
-        assert took_s <= 2 + SLACK_S, answer
+        assert took_s <= 2 + SLACK_S, took
     assert [(reply["type"], reply["code"]) for reply in commands[0]] == [("error", "unavailable")] * 3
     assert commands[1] <= 2 + SLACK_S
     for reply, took_s in frames:
@@ -44,8 +45,7 @@ async def test_everything_answers_unavailable_within_two_seconds_while_redis_is_
         assert reply["retry_ms"] > 0
         assert took_s <= 2 + SLACK_S
     assert alice.closed is None
-    await eventually(lambda: _ready(stage))
-    assert sorted(await stage.roster()) == ["alice"]
+    await eventually(lambda: _lists(stage, ["alice"]))
     await stage.fence(alice)
 
 
@@ -74,7 +74,7 @@ async def test_clients_outlive_a_redis_that_is_away_for_a_moment_and_go_on(own_s
     await asyncio.to_thread(stage.redis.start)
 
     await eventually(lambda: _ready(stage), within_s=15)
-    await eventually(lambda: _all_listed(stage), within_s=10)
+    await eventually(lambda: _lists(stage, sorted(TRANSPORTS)), within_s=10)
     await stage.fence(*members)
     assert [member.closed for member in members] == [None] * 3
 
@@ -131,6 +131,6 @@ async def _metric(stage: OwnStage, line: str) -> bool:
     return line in (await stage.probe("/metrics")).body.decode().splitlines()
 
 
-async def _all_listed(stage: OwnStage) -> bool:
+async def _lists(stage: OwnStage, users: list[str]) -> bool:
     answer = await stage.api("GET", "channels", stage.channel, "members")
-    return answer.status == 200 and sorted(m["user"] for m in answer.json()["members"]) == sorted(TRANSPORTS)
+    return answer.status == 200 and sorted(member["user"] for member in answer.json()["members"]) == users

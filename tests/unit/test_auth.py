@@ -100,7 +100,7 @@ BAD_CLAIMS: dict[str, dict[str, Any]] = {
     "sub of white space": {"sub": " "},
     "sub with a line break": {"sub": "a\nb"},
     "sub too long": {"sub": "x" * 201},
-    "not yet": {"nbf": time.time() + 60},
+    "not yet": {"nbf": time.time() + 3600},
     "info is a list": {"info": [1]},
     "info is a text": {"info": "x"},
     "info over a kilobyte": {"info": {"x": "y" * 1024}},
