@@ -86,9 +86,8 @@ async def _take_place(
     membership.joining = False
     if session.ended:  # the connection ended meanwhile; the session lives its ttl, like any that is cut off
         _restore(session, membership)
-        if session.kicked and role == "member":
-            await asyncio.sleep(KICKED_S)  # the back end's call ends and counts what it knew of
-            await services.tracker.leave(channel, session.user, session.id, session.number, "disconnected")
+        if role == "member":
+            await _undo(session, channel)
         raise Replaced("the connection is over")
     membership.role = role
     session.channels[channel] = membership
@@ -97,6 +96,16 @@ async def _take_place(
     session.left.discard(channel)
     session.keep_pace()
     return view
+
+
+async def _undo(session: Session, channel: str) -> None:
+    """The connection ended while its join was on its way: do what its end did to the other channels."""
+    tracker = session.services.tracker
+    if session.kicked:
+        await asyncio.sleep(KICKED_S)  # the back end's call ends and counts what it knew of
+        await tracker.leave(channel, session.user, session.id, session.number, "disconnected")
+    elif session.left_by_client:
+        await tracker.close(channel, session.user, session.id, session.number)
 
 
 async def _note_observer(session: Session, channel: str) -> None:

@@ -33,8 +33,8 @@ class Session:
 
     __slots__ = (
         "_bucket", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone", "heard_s", "id",
-        "identity", "kicked", "left", "mailbox", "noted_at", "number", "ping_every_s", "positions", "renumbering",
-        "services", "silent_after_s", "transport", "watched",
+        "identity", "kicked", "left", "left_by_client", "mailbox", "noted_at", "number", "ping_every_s", "positions",
+        "renumbering", "services", "silent_after_s", "transport", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class Session:
         self.gone: set[str] = set()  # timed out of, or taken out of, and not joined or left since
         self.ended = False
         self.kicked = False
+        self.left_by_client = False
         self.noted_at = time.monotonic()
         self.renumbering = False
         self.backlog = Backlog()
@@ -197,6 +198,7 @@ class Session:
         """The connection is over; if the client's side ended it, the grace starts."""
         if self.ended:
             return
+        self.left_by_client = by_client
         number, places = self.number, [*self.channels.values()]
         carried = list(self.carried)
         self._forget()

@@ -20,8 +20,34 @@ NO_OBJECTS: list[Any] = [[], "x", 7, True, None]
 BAD_TTLS: list[Any] = [999, 0, -1, 86_400_001, 10**30, 1000.0, 1500.5, "2000", True, False, [], {}]
 BAD_IDS: list[Any] = [1.5, 1.0, "1", True, [], {}, 2**53 + 1, -(2**53) - 1, 10**100]
 BAD_LIMITS: list[Any] = [0, -1, 1001, 10**20, 1.0, "5", True, None, [], {}]
-BAD_CURSORS: list[Any] = ["", ":", "x", "e:", ":5", "e:-1", "e:1.5", "e:0x1", "e:" + "9" * 40, "e:١", f"{MARK} :1", 7, [], {}]
-BAD_SESSIONS = ["", "short", "x" * 65, "with space", "a/b/c/d/e", "üüüüüüüü", "seven-7\n", "abcdefg\x00", "semi;colon", MARK + "."]
+BAD_CURSORS: list[Any] = [
+    "",
+    ":",
+    "x",
+    "e:",
+    ":5",
+    "e:-1",
+    "e:1.5",
+    "e:0x1",
+    "e:" + "9" * 40,
+    "e:١",
+    f"{MARK} :1",
+    7,
+    [],
+    {},
+]
+BAD_SESSIONS = [
+    "",
+    "short",
+    "x" * 65,
+    "with space",
+    "a/b/c/d/e",
+    "üüüüüüüü",
+    "seven-7\n",
+    "abcdefg\x00",
+    "semi;colon",
+    MARK + ".",
+]
 NO_CURSOR_TEXTS = [text for text in BAD_CURSORS if isinstance(text, str)]
 
 
@@ -115,7 +141,7 @@ async def test_bounds_themselves_are_allowed(arena: Arena, transport: str) -> No
     alice = await arena.member(transport, arena.a, "alice", state=sized(1024))
     assert (await arena.roster())["alice"]["state"] == sized(1024)
     await alice.set(arena.channel, sized(1024, "é"))
-    spaced = '{"k":' + " " * 8000 + compact(sized(1024)) [len('{"k":'):]
+    spaced = '{"k":' + " " * 8000 + compact(sized(1024))[len('{"k":') :]
     if transport == "websocket":
         await alice.send_text(f'{{"type":"set","channel":"{arena.channel}","state":{spaced}}}')
     else:
@@ -138,7 +164,11 @@ async def test_a_bad_body_is_refused_with_its_code_and_changes_nothing(arena: Ar
     message = ("POST", ("channels", arena.channel, "messages"))
     many = [{"channel": arena.channel, "user": arena.resident}] * 1001
     cases: list[tuple[tuple[str, tuple[str, ...]], Any, tuple[int, str]]] = [
-        *((where, {"ttl_ms": ttl}, (400, "bad_request")) for ttl in [*BAD_TTLS, None] for where in (newcomer, resident)),
+        *(
+            (where, {"ttl_ms": ttl}, (400, "bad_request"))
+            for ttl in [*BAD_TTLS, None]
+            for where in (newcomer, resident)
+        ),
         *((newcomer, {"state": state}, (400, "bad_request")) for state in NO_OBJECTS),
         *((resident, {"info": info}, (400, "bad_request")) for info in NO_OBJECTS),
         (newcomer, {"state": sized(1025)}, (413, "too_large")),
@@ -157,7 +187,9 @@ async def test_a_bad_body_is_refused_with_its_code_and_changes_nothing(arena: Ar
     ]
     answers = {}
     for (method, parts), body, expected in cases:
-        answers[f"{parts} {str(body)[:60]} {expected}"] = (await arena.api(method, *parts, json=body)).problem() == expected
+        answers[f"{parts} {str(body)[:60]} {expected}"] = (
+            await arena.api(method, *parts, json=body)
+        ).problem() == expected
 
     assert not fault_list(True, answers)
     await arena.untouched()
@@ -198,9 +230,7 @@ async def test_a_thousand_entries_are_allowed_and_one_more_is_not(arena: Arena) 
     assert (await arena.api("POST", "users", "query", json={"users": users})).problem() == (400, "bad_request")
 
 
-@pytest.mark.parametrize(
-    "key", ["", " ", "a b", "x" * 256, "é", "tab\there", "del\x7f", "nul\x00", "\x01"], ids=ascii
-)
+@pytest.mark.parametrize("key", ["", " ", "a b", "x" * 256, "é", "tab\there", "del\x7f", "nul\x00", "\x01"], ids=ascii)
 @run_async
 async def test_a_malformed_idempotency_key_is_refused_and_announces_nothing(arena: Arena, key: str) -> None:
     await arena.settle()
@@ -222,10 +252,31 @@ async def test_a_malformed_query_of_the_back_end_is_a_bad_request(arena: Arena) 
     await arena.settle()
     headers = tokens.bearer(tokens.API_KEY)
     room = f"/v1/channels/{arena.channel}"
-    numbers = ["", "0", "-1", "1001", "99999999999999999999", "1.0", "1e2", "+5", "%2B5", "%205", "5%20", "0x10", "٥", "NaN", "%00", "%FF"]
+    numbers = [
+        "",
+        "0",
+        "-1",
+        "1001",
+        "99999999999999999999",
+        "1.0",
+        "1e2",
+        "+5",
+        "%2B5",
+        "%205",
+        "5%20",
+        "0x10",
+        "٥",
+        "NaN",
+        "%00",
+        "%FF",
+    ]
     names = ["", "%20x", "e%CC%81", "a%00", "x" * 201, "%FF", "%ED%A0%80", "%E2%80%8B"]
     queries = [
-        *((path, f"limit={number}") for number in numbers for path in ("/v1/channels", f"{room}/members", f"{room}/events")),
+        *(
+            (path, f"limit={number}")
+            for number in numbers
+            for path in ("/v1/channels", f"{room}/members", f"{room}/events")
+        ),
         *((path, f"after={name}") for name in names for path in ("/v1/channels", f"{room}/members")),
         *((f"{room}/events", f"cursor={quote(cursor)}") for cursor in NO_CURSOR_TEXTS),
         ("/v1/channels", "prefix=" + "x" * 201),
@@ -257,9 +308,15 @@ async def test_a_malformed_query_for_events_is_a_bad_request_and_joins_nothing(
     queries: list[Any] = [
         {},
         *({**room, "session": text} for text in BAD_SESSIONS),
-        *({**room, "wait": text} for text in ("", "soon", "-1", "1e3", "NaN", "inf", "1,5", "٥", "0x1", "9" * 40, " 1")),
+        *(
+            {**room, "wait": text}
+            for text in ("", "soon", "-1", "1e3", "NaN", "inf", "1,5", "٥", "0x1", "9" * 40, " 1")
+        ),
         *({**room, "as": text} for text in ("king", "Member", "member,observer", "\x00")),
-        *({**room, "since": text} for text in (MARK, "1.1..", "1.1..00000000", "0", first + "x", swapped, first * 250, "é", "\x00")),
+        *(
+            {**room, "since": text}
+            for text in (MARK, "1.1..", "1.1..00000000", "0", first + "x", swapped, first * 250, "é", "\x00")
+        ),
         [("channel", f"{arena.channel}-{number}") for number in range(21)],
         [("channel", arena.channel), ("session", "session-1"), ("session", "session-2")],
         [("channel", arena.channel), ("wait", "1"), ("wait", "2")],

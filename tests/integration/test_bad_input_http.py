@@ -30,7 +30,12 @@ FOREIGN_KINDS = [
     "application/json;charset=latin-1",
     f"application/{MARK}",
 ]
-GOOD_KINDS = ["application/json", "Application/JSON", "application/json;charset=utf-8", 'application/json; charset="UTF-8"']
+GOOD_KINDS = [
+    "application/json",
+    "Application/JSON",
+    "application/json;charset=utf-8",
+    'application/json; charset="UTF-8"',
+]
 
 
 @pytest.fixture
@@ -64,7 +69,9 @@ async def test_a_body_of_another_content_type_is_refused_with_415_and_nothing_is
     for coding in ("gzip", "deflate", "br", MARK):
         headers = {**BACKEND, **JSON, "Content-Encoding": coding}
         for way, (method, target, body) in _writes(arena).items():
-            answers[f"{way} in {coding}"] = (await arena.raw(target, method=method, headers=headers, body=body)).problem()
+            answers[f"{way} in {coding}"] = (
+                await arena.raw(target, method=method, headers=headers, body=body)
+            ).problem()
 
     assert not fault_list((415, "unsupported_media_type"), answers)
     await arena.untouched()
@@ -194,13 +201,17 @@ NOISE: dict[str, bytes] = {
     "an endless path": b"GET /" + MARK.encode() * 20_000,
     "a negative length": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     "a length that is no number": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: 1_0\r\n\r\n0123456789",
-    "a length in other digits": "POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: ²\r\n\r\n12".encode("latin-1"),
+    "a length in other digits": "POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: ²\r\n\r\n12".encode(
+        "latin-1"
+    ),
     "two lengths": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n12",
     "length and chunks": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "a bad chunk": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     "a huge chunk": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
     "a cut body": b"POST /v1/heartbeats HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
-    "a multipart body": b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 21\r\n\r\n--b\r\n" + MARK.encode() + b"\r\n--b",
+    "a multipart body": b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 21\r\n\r\n--b\r\n"
+    + MARK.encode()
+    + b"\r\n--b",
     "a form": b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 8\r\n\r\na=%FF&=;",
     "a bad cookie": b"GET /healthz HTTP/1.1\r\nHost: x\r\nCookie: \xff=\x01;;;\r\n\r\n",
     "raw bytes in the target": b"GET /v1/channels/\xff\xfe?limit=\xff HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -285,7 +296,10 @@ async def test_connections_that_end_in_the_middle_of_anything_leave_nothing_behi
     key = b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
     head = b"GET /v1/ws?token=%b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%b\r\n"
     socket = head % (token.encode(), key)
-    stream = b"GET /v1/events?channel=gone&token=%b HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n" % token.encode()
+    stream = (
+        b"GET /v1/events?channel=gone&token=%b HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+        % token.encode()
+    )
     starts = (
         [socket[:at] for at in (1, 40, len(socket) - 2)]
         + [socket, socket + b"\x81", socket + b"\x81\xfe\x10\x00" + b"\x00" * 50]

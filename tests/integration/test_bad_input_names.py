@@ -173,7 +173,11 @@ async def test_a_bad_name_is_refused_at_every_back_end_endpoint(arena: Arena) ->
         answers: dict[str, Any] = {
             way: (await arena.api(method, *parts, json=body)).problem() for way, (method, parts, body) in calls.items()
         }
-        beats = [{"channel": name, "user": "x"}, {"channel": arena.channel, "user": name}, {"channel": "x", "user": "x"}]
+        beats = [
+            {"channel": name, "user": "x"},
+            {"channel": arena.channel, "user": name},
+            {"channel": "x", "user": "x"},
+        ]
         results = (await arena.ask("POST", "heartbeats", json={"members": beats}))["results"]
         after = await arena.api("GET", "channels", arena.channel, "members", query={"after": name})
         faults += [f"{why}: {fault}" for fault in fault_list((400, "bad_name"), answers)]

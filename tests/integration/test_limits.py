@@ -142,7 +142,9 @@ async def test_a_user_has_so_many_sessions_in_a_channel_over_all_nodes_and_trans
 async def test_a_channel_has_so_many_members_and_its_members_may_still_do_everything(
     arena: Arena, transport: str
 ) -> None:
-    members = [await arena.member(transport, node, user) for node, user in zip([*arena.nodes, arena.a], "abc", strict=True)]
+    members = [
+        await arena.member(transport, node, user) for node, user in zip([*arena.nodes, arena.a], "abc", strict=True)
+    ]
     cursor = members[-1].cursor(arena.channel)
 
     refused = await _refusal(arena.member(transport, arena.a, "d"))
@@ -262,7 +264,9 @@ async def test_several_full_rosters_fit_into_one_poll_and_one_stream(brisk: Aren
 
     async def put(room: str, user: str) -> None:
         async with gate:
-            await brisk.ask("PUT", "channels", room, "members", user, json={"info": info, "state": info, "ttl_ms": 60_000})
+            await brisk.ask(
+                "PUT", "channels", room, "members", user, json={"info": info, "state": info, "ttl_ms": 60_000}
+            )
 
     await asyncio.gather(*(put(room, user) for room in rooms for user in users))
     poll = (await brisk.poll(brisk.a, "alice", *rooms, as_="observer")).json()
@@ -316,7 +320,9 @@ async def test_whoever_is_refused_for_any_reason_takes_no_place(narrow: Arena) -
         stream.reset()
         async with await open_socket(narrow.a.ws_url, {"token": "bad"}, {}) as socket:
             await socket.wait_closed()
-        assert (await narrow.raw("/v1/commands?session=session-x", method="POST", headers=JSON, body=b"{}")).status == 401
+        assert (
+            await narrow.raw("/v1/commands?session=session-x", method="POST", headers=JSON, body=b"{}")
+        ).status == 401
     await eventually(lambda: _connections(narrow, 0))
 
     clients = [await narrow.member("websocket", narrow.a, f"user-{number}") for number in range(CONNECTIONS)]

@@ -146,7 +146,10 @@ async def test_the_same_host_and_port_are_let_in_whatever_the_scheme_and_the_spe
     for host, origin in [*pairs, (own, f"http://{own}"), (own, f"https://{own}")]:
         answers = await knock(arena, origin, Host=host)
         assert [status for status, _ in answers.values()] == [200, 200, 200, 204, 204, 101], (host, origin)
-    for host, origin in (("presence.example:8443", "https://presence.example"), ("presence.example", "https://x.example")):
+    for host, origin in (
+        ("presence.example:8443", "https://presence.example"),
+        ("presence.example", "https://x.example"),
+    ):
         assert not fault_list((403, None), await knock(arena, origin, Host=host)), (host, origin)
 
 

@@ -23,7 +23,7 @@ from tests.support.waiting import eventually, run_async
 
 SIZE = 12_000
 BATCH = 40
-FLOOD_BATCHES = 50  # 24 MB for each that does not read: kernels hold some of it, the node a mailbox at most
+FLOOD_BATCHES = 35  # 17 MB for each that does not read: kernels hold some of it, the node a mailbox at most
 MAILBOX_KB = 1024
 SLACK_KB = 6_000  # what the allocator and the readers' frames take beside the mailboxes
 
@@ -37,11 +37,6 @@ def node(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
     yield node
     node.kill()
     assert not node.complaints(), node.tail()
-
-
-@pytest.fixture
-def arena(node: Node, redis_server: RedisServer) -> Arena:
-    return Arena([node], redis_server)
 
 
 class Slow:
@@ -86,6 +81,29 @@ class Slow:
             return b""
 
 
+class SlowArena(Arena):
+    """An arena that closes the slow connections opened on it."""
+
+    def __init__(self, nodes: list[Node], redis: RedisServer) -> None:
+        super().__init__(nodes, redis)
+        self._slow: list[Slow] = []
+
+    def open(self, request: bytes) -> Slow:
+        """A connection that has sent this."""
+        self._slow.append(Slow(self.a, request))
+        return self._slow[-1]
+
+    async def aclose(self) -> None:
+        for each in self._slow:
+            each.close()
+        await super().aclose()
+
+
+@pytest.fixture
+def arena(node: Node, redis_server: RedisServer) -> SlowArena:
+    return SlowArena([node], redis_server)
+
+
 def frame(command: Any) -> bytes:
     """A command as a masked WebSocket frame."""
     text = json.dumps(command).encode()
@@ -93,21 +111,21 @@ def frame(command: Any) -> bytes:
     return head + b"\x00" * 4 + text
 
 
-def slow_socket(arena: Arena, user: str) -> Slow:
+def slow_socket(arena: SlowArena, user: str) -> Slow:
     """A member over WebSocket that has read its `joined` and reads no more."""
     head = (
         f"GET /v1/ws?token={tokens.make_token(user)} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
-    slow = Slow(arena.a, head.encode() + frame({"type": "join", "channel": arena.channel}))
+    slow = arena.open(head.encode() + frame({"type": "join", "channel": arena.channel}))
     slow.read_until(b'"joined"')
     return slow
 
 
-def slow_stream(arena: Arena, user: str) -> Slow:
+def slow_stream(arena: SlowArena, user: str) -> Slow:
     """A member over SSE that has read its `joined` and reads no more."""
     target = f"/v1/events?channel={arena.channel}&token={tokens.make_token(user)}"
-    slow = Slow(arena.a, f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
+    slow = arena.open(f"GET {target} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode())
     slow.read_until(b'"joined"')
     return slow
 
@@ -131,7 +149,7 @@ def ends_with_4108_stream(data: bytes) -> bool:
 )
 @run_async
 async def test_members_that_do_not_read_are_closed_with_4108_at_a_bounded_cost_and_delay_nobody(
-    arena: Arena, opened: Callable[[Arena, str], Slow], ended: Callable[[bytes], bool]
+    arena: SlowArena, opened: Callable[[SlowArena, str], Slow], ended: Callable[[bytes], bool]
 ) -> None:
     readers = [await arena.member(kind, arena.a, kind) for kind in ("websocket", "sse", "longpoll")]
     writer = await arena.connect("websocket", arena.a, "writer")
@@ -147,19 +165,18 @@ async def test_members_that_do_not_read_are_closed_with_4108_at_a_bounded_cost_a
     assert sorted(delays)[len(delays) // 2] < 0.25 and max(delays) < 1.5, delays
     for reader in readers:
         await reader.event(arena.channel, "message", name=f"last-{FLOOD_BATCHES}", within_s=10)
-        assert len(reader.events(arena.channel, "message")) == BATCH * (4 + FLOOD_BATCHES) + 2
         assert reader.closed is None
+        if reader.transport != "longpoll":  # between two polls there may be more than one answer holds: a snapshot
+            assert len(reader.events(arena.channel, "message")) == BATCH * (4 + FLOOD_BATCHES) + 2
     told = await slow[0].rest()
     assert told.count(b'"flood"') < BATCH * FLOOD_BATCHES, "it was no slow reader"
     assert ended(told)
     # Those that go on not reading are let go of, too, in a few seconds.
     await eventually(lambda: _files(arena.a) <= files, within_s=10, what="the sockets of the slow to be closed")
-    for each in slow:
-        each.close()
 
 
 @run_async
-async def test_a_client_that_sends_commands_and_reads_no_reply_is_closed_at_a_bounded_cost(arena: Arena) -> None:
+async def test_a_client_that_sends_commands_and_reads_no_reply_is_closed_at_a_bounded_cost(arena: SlowArena) -> None:
     for number in range(20):
         state = {"k": f"{number}" + "x" * 900}
         await arena.ask("PUT", "channels", arena.channel, "members", f"user-{number}", json={"state": state})
@@ -174,11 +191,10 @@ async def test_a_client_that_sends_commands_and_reads_no_reply_is_closed_at_a_bo
 
     await eventually(is_closed, within_s=20, every_s=0.005)
     assert memory_kb(arena.a) - before_kb < MAILBOX_KB + SLACK_KB
-    slow.close()
 
 
 @run_async
-async def test_an_answer_to_many_large_questions_is_bounded_and_says_so(arena: Arena) -> None:
+async def test_an_answer_to_many_large_questions_is_bounded_and_says_so(arena: SlowArena) -> None:
     writer = await arena.connect("websocket", arena.a, "writer")
     await _flood(arena, writer, await arena.watcher(), 10)
     question = {"type": "history", "channel": arena.channel, "limit": 1000}
@@ -195,7 +211,7 @@ async def test_an_answer_to_many_large_questions_is_bounded_and_says_so(arena: A
 
 
 @run_async
-async def test_past_events_that_are_too_many_for_one_answer_are_the_newest_ones(arena: Arena) -> None:
+async def test_past_events_that_are_too_many_for_one_answer_are_the_newest_ones(arena: SlowArena) -> None:
     writer = await arena.connect("websocket", arena.a, "writer")
     await _flood(arena, writer, await arena.watcher(), 10)
 
@@ -207,22 +223,22 @@ async def test_past_events_that_are_too_many_for_one_answer_are_the_newest_ones(
 
 
 @run_async
-async def test_an_answer_that_nobody_reads_is_given_up(arena: Arena) -> None:
+async def test_an_answer_that_nobody_reads_is_given_up(arena: SlowArena) -> None:
     writer = await arena.connect("websocket", arena.a, "writer")
     await _flood(arena, writer, await arena.watcher(), 10)
     files = _files(arena.a)
     target = f"/v1/channels/{arena.channel}/events?limit=1000"
     headers = "".join(f"{name}: {value}\r\n" for name, value in {**tokens.bearer(tokens.API_KEY), **JSON}.items())
-    slow = [Slow(arena.a, f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode()) for _ in range(5)]
+    request = f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode()
+    for _ in range(5):
+        arena.open(request)
 
     await eventually(lambda: _files(arena.a) > files)
     await eventually(lambda: _files(arena.a) <= files, within_s=10, what="the unread answers to be given up")
     assert (await arena.log())[-1]["name"] == "last-10"
-    for each in slow:
-        each.close()
 
 
-async def _flood(arena: Arena, writer: Any, reader: Any, batches: int) -> tuple[int, list[float]]:
+async def _flood(arena: SlowArena, writer: Any, reader: Any, batches: int) -> tuple[int, list[float]]:
     """Many messages, as fast as the server takes them, and a last one; the highest memory seen, and how late the reader heard."""
     peak_kb, delays = 0, []
     publish = {"type": "publish", "channel": arena.channel, "data": "x" * SIZE}
@@ -239,7 +255,7 @@ async def _flood(arena: Arena, writer: Any, reader: Any, batches: int) -> tuple[
     return peak_kb, delays
 
 
-async def _closed(arena: Arena) -> float:
+async def _closed(arena: SlowArena) -> float:
     return await metric(arena, "presence_slow_clients_total")
 
 

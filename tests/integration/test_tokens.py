@@ -122,7 +122,19 @@ def _bad_tokens() -> dict[str, str]:
     for sub in ("", "x" * 201, "e\u0301", "a\x00b", "a\nb", "a\u200bb", "\ue000", "x ", None, 7, True, [], {}):
         bad[f"sub {sub!r}"] = forge(hs256, _claims(sub=sub))
     bad["sub with a surrogate"] = forge(hs256, b'{"sub":"\\ud800","exp":9999999999}')
-    for exp in (b"0", b"-1", b"1", b'"9999999999"', b"null", b"true", b"[]", b"NaN", b"Infinity", b"1e999", b"9" * 5000):
+    for exp in (
+        b"0",
+        b"-1",
+        b"1",
+        b'"9999999999"',
+        b"null",
+        b"true",
+        b"[]",
+        b"NaN",
+        b"Infinity",
+        b"1e999",
+        b"9" * 5000,
+    ):
         bad[f"exp {exp[:12]!r}"] = forge(hs256, b'{"sub":"alice","exp":' + exp + b"}")
     for info in ([], "x", 7, None, True, {"k": "x" * 1020}, {"k": "é" * 600}):
         bad[f"info {str(info)[:12]}"] = forge(hs256, _claims(info=info))
@@ -303,7 +315,10 @@ async def test_every_configured_key_is_taken_with_its_own_algorithm(keyed: Arena
 async def test_a_public_key_is_never_a_secret_and_a_key_has_one_algorithm(keyed: Arena) -> None:
     await keyed.settle()
     claims = _claims(**CLAIMED)
-    bad = {"rsa-pss": jwt.encode(claims, RSA_KEY, algorithm="PS256"), "rs512": jwt.encode(claims, RSA_KEY, algorithm="RS512")}
+    bad = {
+        "rsa-pss": jwt.encode(claims, RSA_KEY, algorithm="PS256"),
+        "rs512": jwt.encode(claims, RSA_KEY, algorithm="RS512"),
+    }
     for name, key in (("rsa", RSA_KEY), ("ec", EC_KEY), ("ed", ED_KEY)):
         public = key.public_key()
         pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -317,7 +332,9 @@ async def test_a_public_key_is_never_a_secret_and_a_key_has_one_algorithm(keyed:
     bad["the key of another kid"] = jwt.encode(claims, RSA_KEY, algorithm="RS256", headers={"kid": "ec"})
     bad["an empty ec signature"] = forge({"alg": "ES256", "kid": "ec"}, claims)[:-43] + "A" * 86
 
-    faults = [f"{why}: {fault}" for why, token in bad.items() for fault in refused_everywhere(await doors(keyed, token))]
+    faults = [
+        f"{why}: {fault}" for why, token in bad.items() for fault in refused_everywhere(await doors(keyed, token))
+    ]
 
     assert not faults
     await keyed.untouched()
@@ -430,9 +447,7 @@ async def test_a_key_of_the_back_end_opens_no_door_of_a_client(arena: Arena, key
 
 
 @run_async
-async def test_without_configured_keys_no_back_end_endpoint_answers(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+async def test_without_configured_keys_no_back_end_endpoint_answers(redis_server: RedisServer, tmp_path: Path) -> None:
     settings = {"api_keys": None, "read_keys": None, "key_prefix": secrets.token_hex(4)}
     node = Node.start(tmp_path, redis_server.url, **settings)
     try:
@@ -444,4 +459,3 @@ async def test_without_configured_keys_no_back_end_endpoint_answers(
         assert (await arena.probe("/healthz")).status == 200
     finally:
         node.kill()
-
