@@ -78,7 +78,7 @@ async def work(session: Session) -> None:
             payload = events.error(problem, id_of(command), channel_of(command))
         if payload is not None:
             reply(session, payload)
-        if isinstance(kind, str) and kind in VERBS:
+        if isinstance(kind, str) and kind in VERBS and kind != "beat":
             session.services.metrics.command_seconds[kind].observe(time.monotonic() - started)
 
 
@@ -214,11 +214,12 @@ async def who_for(services: Services, identity: Identity, command: Command) -> b
 class _Beat:
     """Collects the answers of one `beat`, over all channels of its session."""
 
-    __slots__ = ("_command_id", "_session", "_unasked", "_waiting")
+    __slots__ = ("_command_id", "_session", "_started", "_unasked", "_waiting")
 
     def __init__(self, session: Session, command_id: int | None) -> None:
         self._session = session
         self._command_id = command_id
+        self._started = time.monotonic()
         self._waiting = 1
         self._unasked = False
 
@@ -231,6 +232,7 @@ class _Beat:
         self._waiting -= 1
         if self._waiting or self._session.ended:
             return
+        self._session.services.metrics.command_seconds["beat"].observe(time.monotonic() - self._started)
         if self._unasked:
             problem = Unavailable("Redis cannot be asked right now; the heartbeat goes again by itself")
             reply(self._session, events.error(problem, self._command_id))

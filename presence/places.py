@@ -48,7 +48,7 @@ async def enter(
         membership = Membership(session, channel, session.services.tracker.keys.partition(channel), role, 0)
         membership.ttl_ms = held.ttl_ms if held else 0
     view = await _take_place(session, membership, role, cursor, state, ttl_ms, revive)
-    if cursor is not None:
+    if cursor is not None and not as_events:
         session.services.metrics.resumes[view.recovered].inc()
     if as_events:
         session.positions[channel] = (view.epoch, view.seq)

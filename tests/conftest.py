@@ -56,19 +56,28 @@ def fresh_redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_nodes(
     request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Node]]:
-    """Two nodes with short times on the shared Redis, for all tests of a module that leave them running."""
-    yield from _nodes(request.config, tmp_path_factory.mktemp("nodes"), redis_server)
+    """Two nodes with short times on the shared Redis, for all tests that leave them running."""
+    directory, prefix = tmp_path_factory.mktemp("nodes"), secrets.token_hex(4)
+    launched = [Node.launch(directory, redis_server.url, key_prefix=prefix) for _ in range(2)]
+    request.config.stash[LIVE_NODES].extend(launched)
+    try:
+        yield [node.ready() for node in launched]
+    finally:
+        _end(request.config, launched)
 
 
 @pytest.fixture
-def stage(two_nodes: list[Node], redis_server: RedisServer) -> Stage:
+def stage(two_nodes: list[Node], redis_server: RedisServer) -> Iterator[Stage]:
     """The shared two nodes, an unused channel, and clients that end with the test."""
-    assert all(node.running for node in two_nodes), "an earlier test of this module ended a node"
-    return Stage(two_nodes, redis_server)
+    assert all(node.running for node in two_nodes), "an earlier test ended a node that all share"
+    before = [len(node.complaints()) for node in two_nodes]
+    yield Stage(two_nodes, redis_server)
+    fresh = [node.complaints()[seen:] for node, seen in zip(two_nodes, before, strict=True)]
+    assert not any(fresh), fresh
 
 
 @pytest.fixture
@@ -109,20 +118,10 @@ def io_loop() -> Iterator[IOLoop]:
     loop.close(all_fds=True)
 
 
-def _nodes(config: pytest.Config, directory: Path, redis: RedisServer) -> Iterator[list[Node]]:
-    prefix = secrets.token_hex(4)
-    launched = [Node.launch(directory, redis.url, key_prefix=prefix) for _ in range(2)]
-    config.stash[LIVE_NODES].extend(launched)
-    try:
-        yield [node.ready() for node in launched]
-    finally:
-        _end(config, launched)
-
-
 def _end(config: pytest.Config, nodes: list[Node]) -> None:
     """Kill the nodes, then fail on anything in a log that no test expects."""
     for node in nodes:
         node.kill()
         config.stash[LIVE_NODES].remove(node)
     complaints = [f"{node.log.name}: {line}" for node in nodes for line in node.complaints()]
-    assert not complaints, "\n".join([*complaints, *(node.tail(60) for node in nodes)])
+    assert not complaints, "\n".join(complaints)

@@ -85,6 +85,7 @@ class Journal:
     refused: list[Life] = field(default_factory=list)  # heartbeats that were told `not_joined`
     ttls: dict[RawSocket, float] = field(default_factory=dict)  # the shortest a connection ever had
     disconnects: list[tuple[str, float, float]] = field(default_factory=list)
+    told: list[tuple[Place, str, float, float, bool]] = field(default_factory=list)  # join/leave of a back end: was it?
     breaches: list[str] = field(default_factory=list)  # what clients noticed themselves
     late_ms: float = LATE_MS
 
@@ -113,6 +114,7 @@ class Oracle:
         self._check_leaves()
         self._check_joins()
         self._check_refusals()
+        self._check_told(presence)
         self._check_sockets(ended_ms)
         self._check_snapshots()
         return self.breaches
@@ -244,6 +246,17 @@ class Oracle:
             for start, end in self.certain(life.place, life.session):
                 told = start <= life.sent and life.acked < end
                 self._expect(not told, f"{life} was refused between {start:.0f} and {end:.0f}")
+
+    def _check_told(self, presence: dict[Place, list[Span]]) -> None:
+        """`joined` and `left` of a back end's call: whether this call made or ended the membership."""
+        for place, kind, sent, acked, value in self._journal.told:
+            at = 0 if kind == "join" else 1
+            spans = presence.get(place, [])
+            caused = any(math.floor(sent) <= span[at] <= acked + 1 for span in spans)
+            self._expect(caused or not value, f"{place}: told of a {kind} that is not there, {sent:.0f} to {acked:.0f}")
+            if kind == "join" and not value:
+                there = any(start <= acked and end >= math.floor(sent) for start, end in spans)
+                self._expect(there, f"{place}: told it was there already, {sent:.0f} to {acked:.0f}: {spans}")
 
     # ---- who was closed, and why ----
 

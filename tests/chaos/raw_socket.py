@@ -62,8 +62,11 @@ class RawSocket(asyncio.Protocol):
         target = "/v1/ws?" + urlencode({"session": self.session})
         key = base64.b64encode(secrets.token_bytes(16)).decode()
         lines = {
-            **{"Host": parts.netloc, "Upgrade": "websocket", "Connection": "Upgrade"},
-            **{"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key},
+            "Host": parts.netloc,
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": key,
             **tokens.bearer(self._token),
         }
         head = "".join([f"GET {target} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in lines.items())])

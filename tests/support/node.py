@@ -99,6 +99,10 @@ class Node:
         self.resume()
         if self.running:
             self.process.terminate()
+        return self.wait(within_s)
+
+    def wait(self, within_s: float = 15.0) -> int:
+        """Wait for the end of a node that was told to go, and return its exit code."""
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
