@@ -13,7 +13,6 @@ from asyncio import Future
 from http.client import responses
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from tornado.http1connection import HTTP1Connection
 from tornado.web import HTTPError, RequestHandler, stream_request_body
@@ -28,7 +27,7 @@ from presence.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from presence.handlers.reading import ReadingHandler
+from presence.handlers.reading import ReadingHandler, same_host
 
 if TYPE_CHECKING:
     from presence.services import Services
@@ -38,8 +37,6 @@ MAX_BATCH_BYTES = 1 << 20
 DISCARD_BYTES = 8 << 20  # a body up to this size is read and thrown away, so that its sender can read the 413
 PREFLIGHT_AGE_S = 600
 UNREAD_S = 60.0
-
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 log = logs.get(__name__)
 
@@ -256,21 +253,6 @@ class ClientHandler(BaseHandler):
 
 class ClientBodyHandler(ClientHandler, BodyHandler):
     """An endpoint for browsers that takes a JSON body."""
-
-
-def same_host(origin: str, host: str) -> bool:
-    """Whether an Origin names this host and port, whatever the scheme: behind a proxy that ends TLS the node
-    does not know the scheme that the browser used."""
-    try:
-        there, here = urlsplit(origin), urlsplit(f"//{host}")
-        if there.scheme not in _DEFAULT_PORTS or origin != f"{there.scheme}://{there.netloc}":
-            return False
-        default = _DEFAULT_PORTS[there.scheme]
-        ports = (there.port or default, here.port or default)
-    except ValueError:
-        return False
-    plain = "@" not in origin and "@" not in host
-    return plain and bool(here.hostname) and there.hostname == here.hostname and ports[0] == ports[1]
 
 
 def _tornado_error(status: int) -> PresenceError:

@@ -1,4 +1,4 @@
-"""Strict reading of paths and queries.
+"""Strict reading of paths, queries and origins.
 
 Before changing it: Tornado decodes leniently (it replaces control characters and mixes raw with
 percent-encoded bytes), so everything is read here from the raw bytes of the request.
@@ -7,7 +7,7 @@ percent-encoded bytes), so everything is read here from the raw bytes of the req
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from tornado.web import RequestHandler
 
@@ -17,6 +17,7 @@ from presence.errors import BadName, BadRequest
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LIMIT = re.compile(r"[0-9]{1,4}")
 _WAIT = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
@@ -74,3 +75,18 @@ class ReadingHandler(RequestHandler):
         if not _WAIT.fullmatch(text):
             raise BadRequest("wait must be a number of seconds")
         return float(text)
+
+
+def same_host(origin: str, host: str) -> bool:
+    """Whether an Origin names this host and port, whatever the scheme: behind a proxy that ends TLS the node
+    does not know the scheme that the browser used."""
+    try:
+        there, here = urlsplit(origin), urlsplit(f"//{host}")
+        if there.scheme not in _DEFAULT_PORTS or origin != f"{there.scheme}://{there.netloc}":
+            return False
+        default = _DEFAULT_PORTS[there.scheme]
+        ports = (there.port or default, here.port or default)
+    except ValueError:
+        return False
+    plain = "@" not in origin and "@" not in host
+    return plain and bool(here.hostname) and there.hostname == here.hostname and ports[0] == ports[1]

@@ -139,15 +139,15 @@ class Oracle:
         return spans
 
     def certain(self, place: Place, session: str | None = None) -> list[Span]:
-        """When the user (or one session of it) was there beyond doubt."""
+        """When the user (or one session of it) was there beyond doubt, up to the first moment at which it may end."""
         spans = []
         for life in self._lives[place]:
             if not life.sure or life.acked is None or session not in (None, life.session):
                 continue
-            start, end = self._unbroken_since(life), math.floor(life.sent) + life.ttl
+            start, end = self._unbroken_since(life), math.floor(life.sent) + life.ttl + 1
             for other in self._ends[place]:
                 if other.concerns(life) and other.acked > life.sent:
-                    end = min(end, math.floor(other.sent) + other.grace)
+                    end = min(end, math.floor(other.sent) + (other.grace + 1 if other.grace else 0))
             if end > start:
                 spans.append((start, end))
         return list(_merged(spans))
@@ -183,7 +183,7 @@ class Oracle:
         for start, end in self.certain(place):
             if min(end, ended_ms) <= start:
                 continue
-            fits = any(since <= start and min(end, ended_ms) < until for since, until in present)
+            fits = any(since <= start and min(end, ended_ms) <= until for since, until in present)
             self._expect(fits, f"{place} was there from {start:.0f} to {end:.0f}, announced: {present}")
         possible = self.possible(place, self._journal.late_ms)
         for since, until in present:

@@ -284,6 +284,7 @@ class Page(Lane):
         while not self.world.over:
             with suppress(Closed):
                 await self._visit()
+            self._abandon()
             await self.pause(0.05, 1.0)
             if self.rng.random() < 0.3:
                 self.begin()
@@ -305,6 +306,13 @@ class Page(Lane):
         }  # fmt: skip
         (ending,) = self.rng.choices(list(endings), list(endings.values()))
         await ending(socket)
+
+    def _abandon(self) -> None:
+        """Whatever is still open at the end of a visit is closed, or never heard of again."""
+        if self._newest is not None and self.rng.random() < 0.5:
+            self._part(self._newest)
+        for socket in self.rooms:
+            socket.pongs = False
 
     async def _stay(self) -> None:
         while not self.world.finish.is_set():
@@ -401,7 +409,9 @@ class Page(Lane):
         ends = now_ms() + 1000 * REPLACED_S
         while sum(socket.is_open for socket in sockets) > 1:
             if now_ms() > ends:
-                self.complain(f"{sum(socket.is_open for socket in sockets)} connections for {REPLACED_S} s")
+                self.complain(
+                    f"{sum(socket.is_open for socket in sockets)} connections for {REPLACED_S} s, in {list(self.places)}: {[(x.asked_ms, x.node.name) for x in sockets]}"
+                )
                 raise Closed
             await asyncio.sleep(0.01)
 

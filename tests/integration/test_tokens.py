@@ -152,23 +152,22 @@ BAD_TOKENS = _bad_tokens()
 
 
 async def doors(arena: Arena, token: str) -> dict[str, Any]:
-    """What a client is told who comes with this token, by every door and both ways of carrying it."""
-    room, node = arena.channel, arena.a
-    answers: dict[str, Any] = {}
-    carried: dict[str, tuple[dict[str, str], str]] = {"query": ({}, f"&token={quote(token, safe='')}")}
-    if token.strip() and token.isascii() and token.isprintable():
-        carried["header"] = (tokens.bearer(token), "")
-    for way, (headers, query) in carried.items():
-        for door, accept in (("poll", {}), ("stream", STREAM)):
-            answer = await arena.raw(f"/v1/events?channel={room}{query}", headers={**headers, **accept})
-            answers[f"{door} by {way}"] = answer.problem()
-            assert answer.headers["www-authenticate"] == "Bearer"
-        command = json.dumps({"type": "join", "channel": room}).encode()
-        target = f"/v1/commands?session=session-of-alice{query}"
-        answer = await arena.raw(target, method="POST", headers={**headers, **JSON}, body=command)
-        answers[f"commands by {way}"] = answer.problem()
-        answers[f"socket by {way}"] = await close_code(node, query, headers)
-    return answers
+    """What a client is told who comes with this token by every door, carried in the query or, where it can, the
+    header."""
+    room, node, query = arena.channel, arena.a, f"&token={quote(token, safe='')}"
+    sendable = bool(token.strip()) and token.isascii() and token.isprintable()
+    headers, or_query = (tokens.bearer(token), "") if sendable else ({}, query)
+    command = json.dumps({"type": "join", "channel": room}).encode()
+    commands = f"/v1/commands?session=session-of-alice{or_query}"
+    answers = {
+        "poll": await arena.raw(f"/v1/events?channel={room}{or_query}", headers=headers),
+        "poll by query": await arena.raw(f"/v1/events?channel={room}{query}"),
+        "stream by query": await arena.raw(f"/v1/events?channel={room}{query}", headers=STREAM),
+        "commands": await arena.raw(commands, method="POST", headers={**headers, **JSON}, body=command),
+    }
+    assert {answer.headers["www-authenticate"] for answer in answers.values()} == {"Bearer"}
+    told = {door: answer.problem() for door, answer in answers.items()}
+    return {**told, "socket by query": await close_code(node, query, {})}
 
 
 async def close_code(node: Node, query: str, headers: dict[str, str]) -> int | None:

@@ -149,9 +149,7 @@ BAD_TOKENS = {
     ),
     "deep header": base64.urlsafe_b64encode(b"[" * 9000).decode() + ".e30.eA",
     "huge number in header": base64.urlsafe_b64encode(b"9" * 9000).decode() + ".e30.eA",
-    "duplicate claim": jwt.PyJWS().encode(
-        b'{"sub":"ann","sub":"bob","exp":99999999999}', SECRET, algorithm="HS256"
-    ),
+    "duplicate claim": jwt.PyJWS().encode(b'{"sub":"ann","sub":"bob","exp":99999999999}', SECRET, algorithm="HS256"),
     "claims are a list": jwt.PyJWS().encode(b"[]", SECRET, algorithm="HS256"),
     "claims are no json": jwt.PyJWS().encode(b"hello", SECRET, algorithm="HS256"),
 }

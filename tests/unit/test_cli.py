@@ -39,9 +39,7 @@ def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str
     assert all(command in out for command in ("serve", "token", "check", "settings"))
 
 
-def test_token_prints_only_a_good_token(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_prints_only_a_good_token(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRESENCE_TOKEN_SECRET", SECRET)
     grants = ["--channels", "room:*=join,see; a=b=publish", "--channels", "hall=history"]
 

@@ -131,9 +131,7 @@ def test_the_description_has_a_helpful_row_for_each_setting_and_no_secret() -> N
 
     assert [row.name for row in rows] == ["PRESENCE_" + name.upper() for name in FIELDS]
     assert all(row.help for row in rows)
-    assert {row.name for row in rows if row.name.endswith("_MS")} == {
-        row.name for row in rows if row.unit == "ms"
-    }
+    assert {row.name for row in rows if row.name.endswith("_MS")} == {row.name for row in rows if row.unit == "ms"}
     shown = repr(rows) + repr(settings).replace(settings.redis_url, "")
     assert not any(secret in shown for secret in (SECRET, "hunter2", "ter2"))
 
