@@ -6,6 +6,7 @@ clients without a connection (`POST /v1/commands`) are in caller.py.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from presence.session import Session
 
 MAX_COMMAND_BYTES = 16 * 1024
+FULL_S = 0.05
 PAGE = 100
 MAX_PAGE = 1000
 TOO_MANY = "too many commands a second on this connection"
@@ -78,6 +80,8 @@ async def work(session: Session) -> None:
             payload = events.error(problem, id_of(command), channel_of(command))
         if payload is not None:
             reply(session, payload)
+        while session.mailbox.half_full and not session.ended:  # noqa: ASYNC110 (many things may drain it)
+            await asyncio.sleep(FULL_S)
         if isinstance(kind, str) and kind in VERBS and kind != "beat":
             session.services.metrics.command_seconds[kind].observe(time.monotonic() - started)
 

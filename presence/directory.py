@@ -104,6 +104,11 @@ class Directory:
         fields, left_ms = await self._read([("HGETALL", name), ("PTTL", name)])
         return _record(fields, left_ms) if fields else None
 
+    async def numbers(self, sessions: list[tuple[str, str]]) -> list[int]:
+        """The number of each session's newest connection, 0 where none is known."""
+        rows = await self._read([("HGET", self._keys.record(user, session), "number") for user, session in sessions])
+        return [int(row or 0) for row in rows]
+
     async def unwatch(self, user: str, session: str, channel: str) -> None:
         """Tell the node that has the session's connection that it stops observing."""
         parts = ("unwatch", user, session, channel)

@@ -71,6 +71,11 @@ class Mailbox:
     def __len__(self) -> int:
         return 0 if self._queue is None else len(self._queue)
 
+    @property
+    def half_full(self) -> bool:
+        """Whether who writes on request should wait: only what nobody asked for may fill a mailbox."""
+        return self._bytes > self._max_bytes // 2 or len(self) > self._max_frames // 2
+
     def put(self, frame: Frame) -> None:
         """Queue the frame. One more than the bound holds: everything is dropped and the connection closed,
         because a hole in a stream is worse than its end, from which a client comes back with its cursor."""

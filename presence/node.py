@@ -167,10 +167,14 @@ class Node:
         self.broker.on_event = self._heard_event
         self.broker.on_control = self.registry.heard_control
         self.broker.on_lapse = self.expiry.notice
-        self.broker.on_subscribed = self.hub.reconcile
+        self.broker.on_subscribed = self._subscribed
         self.expiry.on_lost_data = self._lost_data
         self.expiry.on_trouble = self.services.disturbed
         self.expiry.on_ended = lambda user, session, seen: self._seen.append((user, session, seen))
+
+    async def _subscribed(self) -> None:
+        """What the buses said until now may be lost: read it again where it is kept."""
+        await asyncio.gather(self.hub.reconcile(), self.registry.catch_up(self.directory.numbers))
 
     def _heard_event(self, event: Event) -> None:
         self.hub.deliver(event)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from presence.errors import Unavailable
 from presence.events import Event
 from presence.keys import Keys
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 REASSERT_S = 1.0
 REASSERT_STEPS = 20
+CAUGHT_UP_AT_ONCE = 500
+RETRY_S = 0.2
+
+Numbers = Callable[[list[tuple[str, str]]], Awaitable[list[int]]]
 
 
 class Registry:
@@ -77,6 +83,20 @@ class Registry:
         if running is None or running.done():
             work = self._reassert(partition)
             self._reasserting[partition] = asyncio.get_running_loop().create_task(work)
+
+    async def catch_up(self, numbers: Numbers) -> None:
+        """News of newer connections may have been lost: the records know them, too."""
+        sessions = self.all()
+        for at in range(0, len(sessions), CAUGHT_UP_AT_ONCE):
+            part = sessions[at : at + CAUGHT_UP_AT_ONCE]
+            while True:
+                try:
+                    newest = await numbers([(session.user, session.id) for session in part])
+                    break
+                except Unavailable:
+                    await asyncio.sleep(RETRY_S)
+            for session, number in zip(part, newest, strict=True):
+                session.heard_number(number)
 
     async def stop(self) -> None:
         """End the tasks under way."""

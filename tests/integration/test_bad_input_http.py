@@ -388,7 +388,7 @@ async def _exchange(node: Node, data: bytes, end: bool = True) -> bytes:
             writer.write_eof()
         async with asyncio.timeout(5):
             return await reader.read()
-    except ConnectionResetError:
+    except OSError:  # the node hung up while this was being sent
         return b""
     finally:
         writer.transport.abort()
