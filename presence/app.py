@@ -12,6 +12,8 @@ from presence.errors import BadSetting
 from presence.node import Node
 from presence.settings import Settings, masked_url
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def serve(settings: Settings) -> int:
     """Run one node until it is told to stop; returns the exit code."""
@@ -43,7 +45,7 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _run(settings: Settings, redis_url: str) -> int:
     node = Node(settings, redis_url)
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     try:
         starting = asyncio.get_running_loop().create_task(node.start())
@@ -60,6 +62,9 @@ async def _run(settings: Settings, redis_url: str) -> int:
         waiting.cancel()
     finally:
         await node.stop()
+        for number in STOP_SIGNALS:  # a second one must not turn a good end into a killed one
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 

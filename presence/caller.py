@@ -14,19 +14,10 @@ from presence.answers import OBSERVING, Held, Record, View
 from presence.auth import Identity
 from presence.backlog import Command
 from presence.codec import channel_name
-from presence.commands import (
-    channel_of,
-    history_for,
-    id_of,
-    newer_identity,
-    publish_as,
-    role_of,
-    state_of,
-    ttl_of,
-    who_for,
-)
-from presence.errors import BadRequest, LimitExceeded, PresenceError
+from presence.commands import history_for, newer_identity, publish_as, who_for
+from presence.errors import BadRequest, LimitExceeded, PresenceError, Unavailable
 from presence.events import parse_cursor
+from presence.fields import channel_of, id_of, role_of, state_of, ttl_of
 from presence.keys import entry
 from presence.places import granted, joined_frame
 from presence.services import Services
@@ -130,12 +121,17 @@ class Caller:
             await tracker.note(user, self._id, "", None, {channel: Held(0, True)}, limit=False)
             await self._services.directory.unwatch(user, self._id, channel)
             return events.ok(id_of(command))
+        if held is not None:
+            # Before the leave: its event wakes the session's poll, which comes again at once and reads the record.
+            await tracker.note(user, self._id, "", None, {channel: Held(held.ttl_ms, True)}, limit=False)
         try:
             await tracker.leave(channel, user, self._id, "")
-        finally:
-            if held is not None:
-                note = {channel: Held(held.ttl_ms, True)}
-                await tracker.note(user, self._id, "", None, note, limit=False)
+        except Unavailable:
+            with suppress(Unavailable):
+                await tracker.note(
+                    user, self._id, "", None, {channel: Held(held.ttl_ms, False)} if held else {}, limit=False
+                )
+            raise
         return events.ok(id_of(command))
 
     async def _set(self, command: Command, words: dict[str, str]) -> bytes:

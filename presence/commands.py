@@ -9,30 +9,36 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from presence import events, upkeep
 from presence.answers import Replaced
 from presence.auth import Identity
 from presence.backlog import Command
-from presence.codec import channel_name, compact, decode_object, integer, small_object
+from presence.codec import channel_name, compact, decode_object
 from presence.codec import name as any_name
-from presence.errors import BadName, BadRequest, Forbidden, LimitExceeded, NotJoined, PresenceError, Unavailable
+from presence.errors import (
+    BadRequest,
+    CloseCode,
+    Forbidden,
+    LimitExceeded,
+    NotJoined,
+    PresenceError,
+    Unavailable,
+)
 from presence.events import parse_cursor
+from presence.fields import after_of, channel_of, id_of, page_of, role_of, state_of, ttl_of
 from presence.mailbox import Frame
 from presence.membership import Membership
 from presence.places import depart, enter, granted
 from presence.services import Services
-from presence.settings import MAX_TTL_MS, MIN_TTL_MS
 
 if TYPE_CHECKING:
     from presence.session import Session
 
 MAX_COMMAND_BYTES = 16 * 1024
 FULL_S = 0.05
-PAGE = 100
-MAX_PAGE = 1000
+UNREAD_S = 5.0
 TOO_MANY = "too many commands a second on this connection"
 
 
@@ -80,67 +86,24 @@ async def work(session: Session) -> None:
             payload = events.error(problem, id_of(command), channel_of(command))
         if payload is not None:
             reply(session, payload)
-        while session.mailbox.half_full and not session.ended:  # noqa: ASYNC110 (many things may drain it)
-            await asyncio.sleep(FULL_S)
+        await _until_read(session)
         if isinstance(kind, str) and kind in VERBS and kind != "beat":
             session.services.metrics.command_seconds[kind].observe(time.monotonic() - started)
+
+
+async def _until_read(session: Session) -> None:
+    """Answers wait for a slow reader: only events, which nobody asked for, may fill a mailbox."""
+    waited_s = 0.0
+    while session.mailbox.half_full and not session.ended:
+        await asyncio.sleep(FULL_S)
+        waited_s += FULL_S
+        if waited_s > UNREAD_S:
+            session.shut(CloseCode.TOO_SLOW, "answers unread")
 
 
 def reply(session: Session, payload: bytes) -> None:
     """Answer one command."""
     session.mailbox.put(Frame(payload))
-
-
-# ---- reading commands ----
-
-
-def id_of(command: Command) -> int | None:
-    """The command's id, if it has a usable one."""
-    value = command.get("id")
-    return None if value is None else integer(value, "id", -(2**53), 2**53)
-
-
-def channel_of(command: Command) -> str | None:
-    """The command's channel for its error frame, if it names one that can be repeated."""
-    value = command.get("channel")
-    with suppress(PresenceError):
-        return any_name(value, "channel")
-    return None
-
-
-def role_of(command: Command) -> str:
-    """`member` or `observer`."""
-    role = command.get("as", "member")
-    if role not in ("member", "observer"):
-        raise BadRequest("as must be member or observer")
-    return str(role)
-
-
-def ttl_of(command: Command) -> int | None:
-    """The wished ttl in ms, None where none is given."""
-    value = command.get("ttl_ms")
-    return None if value is None else integer(value, "ttl_ms", MIN_TTL_MS, MAX_TTL_MS)
-
-
-def state_of(command: Command, *, required: bool = False) -> str:
-    """The state as compact JSON text, empty where none is given."""
-    if "state" not in command and not required:
-        return ""
-    return small_object(command.get("state"), "state")
-
-
-def page_of(command: Command) -> int:
-    """How many entries an answer may have."""
-    return integer(command.get("limit", PAGE), "limit", 1, MAX_PAGE)
-
-
-def after_of(command: Command) -> str | None:
-    """The name after which a page begins; a malformed one is a bad request, not a bad name."""
-    after = command.get("after")
-    try:
-        return None if after is None else any_name(after, "after")
-    except BadName as error:
-        raise BadRequest(error.message) from None
 
 
 # ---- join and leave ----

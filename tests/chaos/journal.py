@@ -41,6 +41,11 @@ class Life:
     unbroken: bool = False
     socket: RawSocket | None = None
 
+    def __str__(self) -> str:
+        acked = f"{self.acked:.0f}" if self.acked else "?"
+        words = [word for word in ("sure", "unbroken") if getattr(self, word)]
+        return f"{self.sent:.0f}-{acked} {self.session} lives {self.ttl:.0f} {' '.join(words)} {_name(self.socket)}"
+
 
 @dataclass
 class End:
@@ -55,6 +60,10 @@ class End:
     grace: float = 0.0
     sure: bool = True
     socket: RawSocket | None = None
+
+    def __str__(self) -> str:
+        who = self.session or "all"
+        return f"{self.sent:.0f}-{self.acked:.0f} {who} ends {self.reason} {self.sure} {_name(self.socket)}"
 
     def concerns(self, life: Life) -> bool:
         return self.place == life.place and self.session in ("", life.session)
@@ -184,11 +193,11 @@ class Oracle:
             if min(end, ended_ms) <= start:
                 continue
             fits = any(since <= start and min(end, ended_ms) <= until for since, until in present)
-            self._expect(fits, f"{place} was there from {start:.0f} to {end:.0f}, announced: {present}")
+            self._expect(fits, f"{place} was there from {start:.0f} to {end:.0f}, announced: {present}", place)
         possible = self.possible(place, self._journal.late_ms)
         for since, until in present:
             fits = any(start <= since and min(until, ended_ms) <= end for start, end in possible)
-            self._expect(fits, f"{place} announced from {since} to {until}, can have been there: {possible}")
+            self._expect(fits, f"{place} announced from {since} to {until}, can have been there: {possible}", place)
 
     # ---- each leave: why, and how late ----
 
@@ -308,7 +317,10 @@ class Oracle:
             folded = {shot[0]: shot[1] for shot in self._folds(channel)}
             for shot in snapshots:
                 seq = int(shot.cursor.rpartition(":")[2])
-                self._expect(folded.get(seq) == shot.members, f"{shot}: the events give {folded.get(seq)}")
+                known = folded.get(seq, {})
+                wrong = {user for user in {*known, *shot.members} if known.get(user) != shot.members.get(user)}
+                told = [f"{user}: {known.get(user)}, shown {shot.members.get(user)}" for user in sorted(wrong)]
+                self._expect(not wrong, f"{channel} at {shot.cursor} as shown to {shot.who} is not its events: {told}")
 
     def _folds(self, channel: str) -> Iterator[tuple[int, dict[str, tuple[Any, Any]]]]:
         members: dict[str, tuple[Any, Any]] = {}
@@ -324,9 +336,15 @@ class Oracle:
                 members = {**members, user: (info, event["state"])}
             yield event["seq"], members
 
-    def _expect(self, holds: bool, what: str) -> None:
+    def _expect(self, holds: bool, what: str, place: Place | None = None) -> None:
         if not holds:
-            self.breaches.append(what)
+            acts: list[Life | End] = [*self._lives[place], *self._ends[place]] if place else []
+            told = [f"\n    {act}" for act in sorted(acts, key=lambda act: act.sent)]
+            self.breaches.append(what + "".join(told[-60:]))
+
+
+def _name(socket: RawSocket | None) -> str:
+    return f"by connection {socket.asked_ms:.0f}" if socket else ""
 
 
 def _settled(life: Life) -> float:

@@ -156,7 +156,8 @@ class Caller(Lane):
         return dict(answer.json()[0])
 
     async def _join(self, channel: str) -> None:
-        sent, ttl = now_ms(), float(self.rng.choice(TTLS[:3]))
+        ttl = self.places[channel].ttl if channel in self.places else float(self.rng.choice(TTLS[:3]))
+        sent = now_ms()
         life = self.lives(channel, sent, ttl)
         frame = await self._call(type="join", channel=channel, ttl_ms=int(ttl))
         life.acked, life.sure = now_ms(), frame["type"] == "joined"

@@ -56,8 +56,6 @@ class Client(abc.ABC):
         self._arrived = asyncio.Event()
         self._last_id = 0
 
-    # -- what a test asks
-
     async def join(
         self,
         channel: str,
@@ -130,8 +128,6 @@ class Client(abc.ABC):
         assert reply["message"], reply
         return str(reply["code"])
 
-    # -- what a test waits for
-
     async def expect(self, type_: str, within_s: float = WAIT_S, **fields: Any) -> Frame:
         """The next unread frame of that type and fields; frames before it count as read."""
 
@@ -199,8 +195,6 @@ class Client(abc.ABC):
         breaches = self.faults + [breach for room in self.rooms.values() for breach in room.breaches]
         return [f"{self.transport} {self.user}: {breach}" for breach in breaches]
 
-    # -- the connection
-
     async def connect(self) -> None:
         """Open the connection (HTTP transports open theirs with the first `join`)."""
         await self._open()
@@ -247,8 +241,6 @@ class Client(abc.ABC):
 
     @abc.abstractmethod
     async def _close_connection(self) -> None: ...
-
-    # -- shared machinery
 
     def _take(self, frame: Frame) -> None:
         """Note and fold a frame that the server pushed."""
