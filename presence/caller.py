@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from presence import events
 from presence.answers import OBSERVING, Held, Record, View
@@ -110,6 +111,7 @@ class Caller:
             show=sees,
             cursor=cursor,
         )
+        self._record.channels[channel] = Held(joined.ttl_ms, False)
         return joined.view
 
     async def _leave(self, command: Command, words: dict[str, str]) -> bytes:
@@ -127,10 +129,9 @@ class Caller:
         try:
             await tracker.leave(channel, user, self._id, "")
         except Unavailable:
-            with suppress(Unavailable):
-                await tracker.note(
-                    user, self._id, "", None, {channel: Held(held.ttl_ms, False)} if held else {}, limit=False
-                )
+            if held is not None:
+                with suppress(Unavailable):
+                    await tracker.note(user, self._id, "", None, {channel: held}, limit=False)
             raise
         return events.ok(id_of(command))
 
