@@ -16,7 +16,7 @@ TTL_S = 2.0
 
 def _long(value: object) -> object:
     """A parameter that only the long run takes."""
-    return pytest.param(value, marks=pytest.mark.long)
+    return pytest.param(value, marks=[pytest.mark.long, pytest.mark.sample])
 
 
 @pytest.mark.parametrize("ttls", [_long(0.5), 1.5, _long(5)])
