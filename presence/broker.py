@@ -25,6 +25,7 @@ log = get(__name__)
 
 CANARY_S = 1.0
 SILENT_S = 5.0
+SUBSCRIBE_S = 2.0
 CANARY_KEY_MS = 200
 RETRY_S = 0.2
 
@@ -34,8 +35,11 @@ ControlHandler = Callable[[list[str]], None]
 class Broker:
     """Reads the buses of all partitions and Redis' expiries, and knows whether it really hears them."""
 
-    def __init__(self, client: redis.asyncio.Redis, keys: Keys, node: str, metrics: Metrics) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, singer: redis.asyncio.Redis, keys: Keys, node: str, metrics: Metrics
+    ) -> None:
         self._client = client
+        self._singer = singer  # with a timeout: a half-open connection must not silence the canary for good
         self._keys = keys
         self._canary = keys.canary(0, node)
         self._metrics = metrics
@@ -87,7 +91,7 @@ class Broker:
         reading = None
         try:
             names = [self._keys.bus(number) for number in range(self._keys.partitions)]
-            await pubsub.subscribe(*names, self._keys.expired_channel(), self._canary)
+            await asyncio.wait_for(pubsub.subscribe(*names, self._keys.expired_channel(), self._canary), SUBSCRIBE_S)
             self._listening_since = time.monotonic()
             reading = asyncio.get_running_loop().create_task(self._read(pubsub, len(names) + 2))
             while not reading.done():
@@ -109,7 +113,10 @@ class Broker:
         async for message in pubsub.listen():
             kind = message["type"]
             if kind == "message":
-                self._take(message["channel"].decode(), message["data"])
+                try:
+                    self._take(message["channel"].decode(), message["data"])
+                except Exception as error:  # one message, maybe of a newer node, must not end the subscription
+                    log.error("bus_message_failed", error=type(error).__name__)
             elif kind == "subscribe":
                 confirmed += 1
                 if confirmed > expected:  # only a reconnect behind our back confirms again
@@ -144,7 +151,7 @@ class Broker:
         """Publish to ourselves, and let a key of ours expire, once a second."""
         while True:
             with suppress(RedisError, OSError, asyncio.TimeoutError):
-                pipeline = self._client.pipeline(transaction=False)
+                pipeline = self._singer.pipeline(transaction=False)
                 pipeline.publish(self._canary, "1")
                 pipeline.get(self._canary)  # touched after its time: that makes Redis say `expired`
                 pipeline.set(self._canary, "1", px=CANARY_KEY_MS)

@@ -28,6 +28,7 @@ from presence.errors import (
 )
 from presence.events import parse_cursor
 from presence.fields import after_of, channel_of, id_of, page_of, role_of, state_of, ttl_of
+from presence.logs import get
 from presence.mailbox import Frame
 from presence.membership import Membership
 from presence.places import depart, enter, granted
@@ -35,6 +36,8 @@ from presence.services import Services
 
 if TYPE_CHECKING:
     from presence.session import Session
+
+log = get(__name__)
 
 MAX_COMMAND_BYTES = 16 * 1024
 FULL_S = 0.05
@@ -84,6 +87,9 @@ async def work(session: Session) -> None:
             continue
         except PresenceError as problem:
             payload = events.error(problem, id_of(command), channel_of(command))
+        except Exception as error:  # the connection and the commands behind this one go on
+            log.error("command_failed", error=type(error).__name__, exc_info=error)
+            payload = events.error(Unavailable("the server made a mistake; its log names it"), id_of(command))
         if payload is not None:
             reply(session, payload)
         await _until_read(session)
@@ -226,9 +232,11 @@ async def bye(session: Session, command: Command) -> bytes:
     """Start the grace; the next sign of life cancels it."""
     members = [m for m in session.channels.values() if m.role == "member"]
     for membership in members:
-        membership.outdate()  # a heartbeat from before, which the closing overtakes, is no later sign of life
+        membership.part()  # a heartbeat from before, which the closing overtakes, is no later sign of life
     for channel in [*(m.channel for m in members), *session.carried]:
-        await session.services.tracker.close(channel, session.user, session.id, session.number)
+        await session.services.tracker.close(
+            *(channel, session.user, session.id, session.number), silent_ms=session.silent_ms
+        )
     return events.ok(id_of(command))
 
 

@@ -6,6 +6,7 @@ nothing, so the whole is `Unavailable` then: a half-filled list must never look 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from presence.keys import Keys, entry
 from presence.tracker import Tracker
 
 SESSIONS_ASKED = 200
+AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Directory:
     def __init__(self, client: redis.asyncio.Redis, keys: Keys, tracker: Tracker, is_away: Callable[[], bool]) -> None:
         self._client = client
         self._is_away = is_away
+        self._room = asyncio.Semaphore(AT_ONCE)  # a pool that is used up must not look like a Redis that is away
         self._keys = keys
         self._tracker = tracker
 
@@ -87,15 +90,16 @@ class Directory:
         }
         seen = {user: _newest(_flat(listed)) for user, listed in zip(distinct, lists, strict=True)}
         records = await self._records([(user, session) for user in distinct for session in sessions[user]])
-        asked = [(u, s, ch, held) for (u, s), record in records.items() for ch, held in record.channels.items()]
-        deadlines = await self._read(
-            [("ZSCORE", self._keys.due(ch), entry(ch, u, s)) for u, s, ch, _ in asked],
-            {self._keys.partition(ch) for _, _, ch, _ in asked},
-        )
+        asked = [(u, s, channel) for (u, s), record in records.items() for channel in record.channels]
+        calls: list[tuple[str, ...]] = []
+        for user, session, channel in asked:
+            calls.append(("ZSCORE", self._keys.due(channel), entry(channel, user, session)))
+            calls.append(("HGET", self._keys.sessions(channel), f"{user}\x1f{session}"))
+        rows = await self._read(calls, {self._keys.partition(channel) for _, _, channel in asked})
         live: dict[str, list[tuple[str, str, int]]] = {user: [] for user in distinct}
-        for (user, session, channel, held), deadline in zip(asked, deadlines, strict=True):
-            if deadline is not None:
-                live[user].append((session, channel, int(float(deadline)) - held.ttl_ms))
+        for (user, session, channel), deadline, row in zip(asked, rows[::2], rows[1::2], strict=True):
+            if deadline is not None and row is not None:
+                live[user].append((session, channel, _last_seen(float(deadline), row)))
         return [_presence(user, live[user], seen[user]) for user in users]
 
     async def record(self, user: str, session: str) -> Record | None:
@@ -113,6 +117,13 @@ class Directory:
         """Tell the node that has the session's connection that it stops observing."""
         parts = ("unwatch", user, session, channel)
         await self._read([("PUBLISH", self._keys.bus(self._keys.partition(user)), "\x1f".join(parts))])
+
+    async def registered(self, places: list[tuple[str, str, str]]) -> list[bool]:
+        """Whether each (channel, user, session) is a live session."""
+        calls = [
+            ("ZSCORE", self._keys.due(channel), entry(channel, user, session)) for channel, user, session in places
+        ]
+        return [score is not None for score in await self._read(calls)]
 
     async def renew_token(self, identity: Identity, session: str) -> None:
         """Tell the node that has the session's connection, whichever it is, of a newer token."""
@@ -168,7 +179,10 @@ class Directory:
         for call in calls:
             pipeline.execute_command(*call)
         try:
-            replies = await pipeline.execute()
+            async with self._room:
+                if self._is_away():
+                    raise Unavailable("Redis cannot be asked right now; try again")
+                replies = await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             raise Unavailable("Redis cannot be asked right now; try again") from error
         if not guards:
@@ -197,6 +211,12 @@ def _flat(listed: list[Any]) -> list[Any]:
 
 def _newest(flat: list[Any]) -> int | None:
     return int(float(flat[1])) if flat else None
+
+
+def _last_seen(deadline: float, row: bytes) -> int:
+    """As `last_seen` in lua/_prelude.lua: the deadline tells, unless the client closed or a hold moved it."""
+    ttl, _, closed, _, seen = (int(part) for part in row.split(b"\x1f"))
+    return seen or closed or int(deadline) - ttl
 
 
 def _presence(user: str, live: list[tuple[str, str, int]], seen: int | None) -> UserPresence:

@@ -96,14 +96,20 @@ class Expiry:
     async def _sweep_for_ever(self) -> None:
         while True:
             started = time.monotonic()
-            await self._round("sweep", self._partitions)
-            # Behind a full batch comes the next one at once, but in a round with every other partition that is
-            # due: one drained alone would make the others look as if nobody swept them.
-            while any(partition.full for partition in self._partitions):
-                await self._round("repeat", self._partitions)
-                await asyncio.sleep(0)
+            try:
+                await self._sweep()
+            except Exception as error:  # whatever it is, nobody else notices silence here
+                log.error("sweep_failed", error=type(error).__name__)
             self._metrics.redis_up.set(1 if self.up else 0)
             await asyncio.sleep(max(0.005, SWEEP_S - (time.monotonic() - started)))
+
+    async def _sweep(self) -> None:
+        await self._round("sweep", self._partitions)
+        # Behind a full batch comes the next one at once, but in a round with every other partition that is due: one
+        # drained alone would make the others look as if nobody swept them.
+        while any(partition.full for partition in self._partitions):
+            await self._round("repeat", self._partitions)
+            await asyncio.sleep(0)
 
     async def _round(self, mode: str, partitions: list[Partition]) -> None:
         calls = []

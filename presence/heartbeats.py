@@ -13,7 +13,10 @@ from functools import partial
 
 from presence.errors import Unavailable
 from presence.keys import Keys
+from presence.logs import get
 from presence.lua import Scripts
+
+log = get(__name__)
 
 TICK_S = 0.005
 RETRY_S = 0.1
@@ -116,7 +119,10 @@ class Heartbeats:
             return False
         self._count(len(part))
         for touch, word in zip(part, words, strict=True):
-            touch.done(word.decode())
+            try:
+                touch.done(word.decode())
+            except Exception as error:  # one session's fault must not cost the others their heartbeat
+                log.error("heartbeat_failed", error=type(error).__name__)
         return True
 
 

@@ -61,7 +61,7 @@ class Topic:
         self.seq = 0  # last event that was applied
         self.sent = 0  # last event that went to the subscribers
         self.positioned = False
-        self.early: list[Event] = []  # heard before the position was known
+        self.early: deque[Event] = deque(maxlen=EARLY)  # heard before the position was known
         self.recent: deque[tuple[int, bytes]] | None = None
         self.pending: list[bytes] = []
         self.pending_bytes = 0
@@ -81,6 +81,7 @@ class Hub:
         self._metrics = metrics
         self._topics: dict[str, Topic] = {}
         self._dirty: dict[Topic, None] = {}
+        self._restoring: set[Subscriber] = set()  # who is being brought up to the topic from the log
         self._tick: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -109,7 +110,8 @@ class Hub:
         if not topic.positioned:
             self._position(topic, view)
         elif topic.epoch != view.epoch:
-            self._reconcile_soon(topic)
+            self._reconcile_soon(topic)  # whichever of the two is behind
+            self._restore_soon(topic, subscriber)
         elif view.seq < topic.sent:
             self._catch_up(topic, subscriber)
 
@@ -119,8 +121,7 @@ class Hub:
         if topic is None:
             return
         if not topic.positioned:
-            if len(topic.early) < EARLY:
-                topic.early.append(event)
+            topic.early.append(event)  # the newest are kept: a gap at the old end shows
             return
         if event.epoch == topic.epoch and event.seq <= topic.seq:
             return
@@ -155,7 +156,7 @@ class Hub:
     def _position(self, topic: Topic, view: View) -> None:
         topic.epoch, topic.seq, topic.sent = view.epoch, view.seq, view.seq
         topic.positioned = True
-        early, topic.early = topic.early, []
+        early, topic.early = topic.early, deque(maxlen=EARLY)
         for event in early:
             if event.epoch == view.epoch and event.seq <= view.seq:
                 continue
@@ -213,7 +214,7 @@ class Hub:
     def _catch_up(self, topic: Topic, subscriber: Subscriber) -> None:
         recent = [text for seq, text in topic.recent or () if subscriber.seq < seq <= topic.sent]
         if len(recent) != topic.sent - subscriber.seq:
-            self._start(self._restore(topic, subscriber))
+            self._restore_soon(topic, subscriber)
             return
         subscriber.seq = topic.sent
         subscriber.put(self._frame(topic, topic.sent, recent))
@@ -223,17 +224,27 @@ class Hub:
         payload = events.events(topic.channel, topic.epoch, seq, texts)
         return Frame(payload, channel=topic.channel, epoch=topic.epoch, seq=seq, at_ms=at_ms)
 
+    def _restore_soon(self, topic: Topic, subscriber: Subscriber) -> None:
+        if subscriber not in self._restoring:
+            self._restoring.add(subscriber)
+            self._start(self._restore(topic, subscriber))
+
     async def _restore(self, topic: Topic, subscriber: Subscriber) -> None:
         """Bring one subscriber that is behind what the topic remembers up to it, from the log."""
         while subscriber in topic.subscribers:
+            asked = subscriber.epoch, subscriber.seq
             try:
-                view = await self._tracker.view(topic.channel, (subscriber.epoch, subscriber.seq))
+                view = await self._tracker.view(topic.channel, asked)
             except Unavailable:
                 await asyncio.sleep(RETRY_S)
                 continue
-            if subscriber in topic.subscribers:
+            if subscriber not in topic.subscribers:
+                break
+            if (subscriber.epoch, subscriber.seq) == asked:  # else something else has moved it on meanwhile
+                self._restoring.discard(subscriber)
                 self._show(topic, subscriber, view)
-            return
+                return
+        self._restoring.discard(subscriber)
 
     def _show(self, topic: Topic, subscriber: Subscriber, view: View) -> None:
         if view.recovered and view.items:

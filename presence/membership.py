@@ -82,10 +82,10 @@ class Membership:
         if not self.touch():
             self.again = self.touching
 
-    def outdate(self) -> None:
-        """Let the answers of all heartbeats sent so far count for nothing."""
+    def part(self) -> None:
+        """The client said `bye`: heartbeats sent so far count for nothing, and a timeout is what it asked for."""
         self.generation += 1
-        self.touching = False
+        self.touching = self.proven = False
 
     def _wanted(self, generation: int) -> bool:
         return generation == self.generation and self.session.channels.get(self.channel) is self

@@ -57,17 +57,18 @@ class Node:
         self.name = secrets.token_hex(4)
         self.metrics = Metrics()
         self._client = _client(redis_url, TIMEOUT_S)
+        self._sweeper = _client(redis_url, TIMEOUT_S)  # whatever the others do, silence is noticed
         self._listener = _client(redis_url, None)  # a subscription may be silent; its canary tells if it is dead
         database = self._client.connection_pool.connection_kwargs.get("db") or 0
         self.keys = Keys(settings.key_prefix, settings.partitions, database)
-        self._sweeps = Scripts(self._client)
+        self._sweeps = Scripts(self._sweeper)
         # The sweep asks all the time: what it finds away nobody else needs to wait for.
         self.scripts = Scripts(self._client, lambda: self._sweeps.away)
         self.tracker = Tracker(self.scripts, self.keys, settings, self.name, self.metrics)
         self.directory = Directory(self._client, self.keys, self.tracker, lambda: self._sweeps.away)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
-        self.broker = Broker(self._listener, self.keys, self.name, self.metrics)
+        self.broker = Broker(self._listener, self._client, self.keys, self.name, self.metrics)
         self.expiry = Expiry(self._sweeps, self.keys, settings, self.metrics, lambda: self.broker.hears_expiries)
         self.wheel = Wheel()
         self.services = Services(
@@ -156,7 +157,7 @@ class Node:
         for task in [*self._tasks, *self.services.tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
-        for client in (self._client, self._listener):
+        for client in (self._client, self._sweeper, self._listener):
             with suppress(RedisError, OSError, asyncio.TimeoutError):
                 await asyncio.wait_for(client.aclose(), 1)
 
@@ -174,7 +175,8 @@ class Node:
 
     async def _subscribed(self) -> None:
         """What the buses said until now may be lost: read it again where it is kept."""
-        await asyncio.gather(self.hub.reconcile(), self.registry.catch_up(self.directory.numbers))
+        directory = self.directory
+        await asyncio.gather(self.hub.reconcile(), self.registry.catch_up(directory.numbers, directory.registered))
 
     def _heard_event(self, event: Event) -> None:
         self.hub.deliver(event)
@@ -216,7 +218,7 @@ class Node:
             if turns % POLICY_EVERY == 0:
                 await self._look_for_eviction()
             if turns % renew_every == renew_every - 1:
-                await self.hub.reconcile()  # reading a channel renews its history, too
+                self.services.start(self.hub.reconcile())  # reading a channel renews its history, too
             turns += 1
             await asyncio.sleep(WATCH_S)
 

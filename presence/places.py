@@ -16,6 +16,7 @@ from presence.auth import Identity
 from presence.errors import Forbidden, LimitExceeded, NotJoined, PresenceError, Unavailable
 from presence.mailbox import Frame
 from presence.membership import Membership
+from presence.tracker import OBSERVING_MS, RECORD_MS
 
 if TYPE_CHECKING:
     from presence.session import Session
@@ -50,9 +51,7 @@ async def enter(
     view = await _take_place(session, membership, role, cursor, state, ttl_ms, revive)
     if cursor is not None and not as_events:
         session.services.metrics.resumes[view.recovered].inc()
-    if as_events:
-        session.positions[channel] = (view.epoch, view.seq)
-    if not (as_events and view.recovered):
+    if not (as_events and (view.recovered or membership.topic is None)):
         session.mailbox.put(joined_frame(channel, role, view, command_id))
     elif view.items:
         payload = events.events(channel, view.epoch, view.seq, view.items)
@@ -67,6 +66,8 @@ async def _take_place(
 ) -> View:  # fmt: skip
     services, channel = session.services, membership.channel
     sees = session.identity.may("see", channel)
+    if not sees:
+        stop_watching(session, membership)
     if sees and membership.topic is None:
         membership.topic = services.hub.open(channel)  # before the script: listen first
     elif membership.topic is not None:
@@ -113,7 +114,8 @@ async def _note_observer(session: Session, channel: str) -> None:
     if session.transport == "websocket" or channel in session.watched:
         return
     tracker, held = session.services.tracker, {channel: OBSERVING}
-    await tracker.note(session.user, session.id, session.number, None, held, limit=True)
+    life_ms = OBSERVING_MS if session.transport == "sse" else RECORD_MS  # a poll comes again and notes it again
+    await tracker.note(session.user, session.id, session.number, None, held, limit=True, life_ms=life_ms)
 
 
 async def _join_as_member(
@@ -131,7 +133,7 @@ async def _join_as_member(
             session.number,
             token_end_ms,
             {channel: Held(ttl, False)},
-            limit=not revive,
+            limit=True,
         )
     joined = await tracker.join(
         *(channel, session.user, session.id, session.number),
@@ -156,6 +158,13 @@ def _restore(session: Session, membership: Membership) -> None:
             view = View(membership.epoch, membership.seq)
             session.services.hub.attach(membership.topic, membership, view)
         return
+    if membership.topic is not None:
+        session.services.hub.close(membership.topic, membership)
+        membership.topic = None
+
+
+def stop_watching(session: Session, membership: Membership) -> None:
+    """No more events: the token does not grant to see any more."""
     if membership.topic is not None:
         session.services.hub.close(membership.topic, membership)
         membership.topic = None
@@ -194,6 +203,9 @@ async def rejoin(session: Session, membership: Membership) -> None:
             view = None
     finally:
         membership.joining = False
+    if session.ended:
+        await _undo(session, channel)
+        return
     if view is None or topic is None or session.channels.get(channel) is not membership:
         return
     session.mailbox.put(joined_frame(channel, membership.role, view))
@@ -208,6 +220,7 @@ async def _rejoin_as_member(session: Session, membership: Membership, show: bool
         state=membership.state,
         revive=True,
         show=show,
+        settled=show,
     )
     membership.lives_on()
     return joined.view
@@ -226,10 +239,11 @@ async def depart(session: Session, channel: str) -> None:
             membership.topic.subscribers.pop(membership, None)
     try:
         await tracker.leave(channel, session.user, session.id, session.number)
-    except NotJoined:
-        if membership is None:
-            session.carried.pop(channel, None)
-            raise
+    except NotJoined:  # it timed out, and nobody here knew yet
+        session.carried.pop(channel, None)
+        if membership is not None:
+            session.drop(membership)
+        raise
     except BaseException:
         if membership is not None:
             _restore(session, membership)

@@ -24,6 +24,7 @@ CAUGHT_UP_AT_ONCE = 500
 RETRY_S = 0.2
 
 Numbers = Callable[[list[tuple[str, str]]], Awaitable[list[int]]]
+Registered = Callable[[list[tuple[str, str, str]]], Awaitable[list[bool]]]
 
 
 class Registry:
@@ -84,19 +85,24 @@ class Registry:
             work = self._reassert(partition)
             self._reasserting[partition] = asyncio.get_running_loop().create_task(work)
 
-    async def catch_up(self, numbers: Numbers) -> None:
-        """News of newer connections may have been lost: the records know them, too."""
+    async def catch_up(self, numbers: Numbers, registered: Registered) -> None:
+        """News of newer connections, and of ended sessions, may have been lost: Redis knows them."""
         sessions = self.all()
         for at in range(0, len(sessions), CAUGHT_UP_AT_ONCE):
             part = sessions[at : at + CAUGHT_UP_AT_ONCE]
             while True:
                 try:
                     newest = await numbers([(session.user, session.id) for session in part])
+                    places = [place for session in part for place in session.unproved_places()]
+                    live = await registered([(place.channel, place.session.user, place.session.id) for place in places])
                     break
                 except Unavailable:
                     await asyncio.sleep(RETRY_S)
             for session, number in zip(part, newest, strict=True):
                 session.heard_number(number)
+            for place, lives in zip(places, live, strict=True):
+                if not lives:
+                    place.session.verify(place.channel)
 
     async def stop(self) -> None:
         """End the tasks under way."""

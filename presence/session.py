@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from presence import commands, events, streams, upkeep
+from presence import commands, events, places, streams, upkeep
 from presence.answers import Held, Replaced
 from presence.auth import Grants, Identity
 from presence.backlog import Backlog
@@ -21,20 +21,20 @@ from presence.logs import get
 from presence.mailbox import Frame, Mailbox
 from presence.membership import Membership
 from presence.services import Services
-from presence.wheel import Entry
+from presence.wheel import TICK_S, Entry
 
 log = get(__name__)
 
-FAR_S = 24 * 3600.0
+FAR_S = 60.0  # a cancelled entry stays on the wheel until its time
 
 
 class Session:
     """A session with a connection on this node."""
 
     __slots__ = (
-        "_bucket", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone", "heard_s", "id",
-        "identity", "kicked", "left", "left_by_client", "mailbox", "noted_at", "number", "ping_every_s", "positions",
-        "renumbering", "services", "silent_after_s", "transport", "watched",
+        "_bucket", "_counted", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone",
+        "heard_s", "id", "identity", "kicked", "left", "left_by_client", "mailbox", "noted_at", "number",
+        "ping_every_s", "positions", "renumbering", "services", "silent_after_s", "transport", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,7 @@ class Session:
         rate = services.settings.max_commands_per_second
         self._bucket = TokenBucket(rate, 2 * rate) if rate else None
         self._heard_number = 0
+        self._counted = False
         self._expiry: Entry | None = None
 
     @property
@@ -80,6 +81,10 @@ class Session:
         except BaseException:
             self.services.registry.remove(self)
             raise
+        if self.ended:  # something ended it meanwhile; its mailbox says what
+            self.services.start(upkeep.release(self, self.number))
+            return
+        self._counted = True
         self.services.metrics.sessions[self.transport].inc()
         self.services.metrics.connections[self.transport].inc()
         self._watch_token()
@@ -91,11 +96,11 @@ class Session:
         self.number = record.number
         if self._heard_number > int(self.number):
             raise Replaced("a newer connection of this session is open")
-        places = record.channels.items()
-        held = {name: place for name, place in places if not place.left and place.ttl_ms}
+        rows = record.channels.items()
+        held = {name: place for name, place in rows if not place.left and place.ttl_ms}
         self.carried |= {name: place for name, place in held.items() if name not in self.channels}
-        self.watched = {name for name, place in places if not place.left and not place.ttl_ms}
-        self.left = {name for name, place in places if place.left}
+        self.watched = {name for name, place in rows if not place.left and not place.ttl_ms}
+        self.left = {name for name, place in rows if place.left}
 
     def greet(self) -> None:
         """Put the first frame of a connection."""
@@ -124,11 +129,22 @@ class Session:
             self.adopt(channel).touch()
         upkeep.note_again(self)
 
+    @property
+    def silent_ms(self) -> int:
+        """How long ago the client was heard, by the wheel's coarse clock: rather too short than too long."""
+        return max(0, int(1000 * (self.services.wheel.awake_s - self.heard_s - TICK_S)))
+
     def reassert(self, concerned: Callable[[str], bool]) -> None:
         """Redis lost or rolled back the data of some channels: show that we are there."""
         for channel, membership in list(self.channels.items()):
             if concerned(channel):
                 membership.touch()
+
+    def unproved_places(self) -> list[Membership]:
+        """Where we are a member and this node shows no life by itself, so that it would not notice an end."""
+        if self.transport == "websocket":
+            return []
+        return [place for place in self.channels.values() if place.role == "member"]
 
     def verify(self, channel: str) -> None:
         """Somebody says that this session ended there: ask Redis."""
@@ -173,6 +189,13 @@ class Session:
         """Go on with a newer token of the same user."""
         self.identity = identity
         self._watch_token()
+        for membership in list(self.channels.values()):
+            if identity.may("see", membership.channel):
+                continue
+            if membership.role == "observer":
+                self.taken_out(membership)
+            else:
+                places.stop_watching(self, membership)
 
     def taken_out(self, membership: Membership) -> None:
         """A back end or another connection ended our membership: say so, and nothing more of the channel."""
@@ -207,7 +230,8 @@ class Session:
         if not by_client or not number:
             return
         members = [place.channel for place in places if place.role == "member"]
-        closes = (self.services.tracker.close(channel, self.user, self.id, number) for channel in [*members, *carried])
+        close, silent_ms = self.services.tracker.close, self.silent_ms
+        closes = (close(ch, self.user, self.id, number, silent_ms=silent_ms) for ch in [*members, *carried])
         for result in await asyncio.gather(*closes, return_exceptions=True):
             if isinstance(result, Unavailable):
                 log.info("grace_not_started", why="Redis did not answer: the session keeps its ttl")
@@ -248,8 +272,9 @@ class Session:
             self.drop(membership)
         self.backlog.clear()
         self.services.registry.remove(self)
-        if self._expiry is not None:  # it was opened, and counted
+        if self._counted:
             self.services.metrics.sessions[self.transport].dec()
+        if self._expiry is not None:
             self._expiry.cancel()
 
     def adopt(self, channel: str) -> Membership:
@@ -263,6 +288,8 @@ class Session:
     def _watch_token(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
+        if self.ended:
+            return
         remaining = self.identity.expires_at - time.time()
         again = remaining > FAR_S
         self._expiry = self.services.wheel.add(

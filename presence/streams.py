@@ -17,6 +17,8 @@ _PLACE = re.compile(r"([0-9a-f]{12})-([0-9a-z]{0,32})-(\d{1,15})")
 _TEXT = re.compile(r"1\.(\d{1,20})\.([0-9a-z~-]*)\.([0-9a-f]{8})")
 MAX_TEXT = 16_000
 
+LEFT = ("left", 0)  # the place of a channel that the session left or was taken out of: no epoch is called so
+
 Positions = dict[str, tuple[str, int]]
 
 

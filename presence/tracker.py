@@ -7,7 +7,10 @@ repeating it is safe.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections import defaultdict
+from contextlib import suppress
 
 from presence.answers import (
     Ended,
@@ -24,18 +27,19 @@ from presence.answers import (
 )
 from presence.codec import compact
 from presence.errors import Conflict, LimitExceeded, NotJoined, Unavailable
-from presence.heartbeats import Heartbeats
+from presence.heartbeats import BATCH, Heartbeats
 from presence.keys import Keys, entry
 from presence.lua import Reply, Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
 
 SNAPSHOT_LIMIT = 1000
+RECORD_MS = 60_000  # least life of a session's record
 FRAME_BYTES = 256 * 1024 - 4096  # of members or events in a `joined` frame; the rest is its head
 PAGE_BYTES = 4 * 1024 * 1024
 READ_KEEP_MS = 60_000  # how long a channel that was only asked for keeps its epoch
 USER_KEEP_MS = 24 * 3600 * 1000  # how long `last_seen` of a user is known
-OBSERVING_MS = 3600 * 1000  # how long a record names a channel that is only watched
+OBSERVING_MS = 24 * 3600 * 1000  # how long a record names a channel that a stream only watches
 ONCE_KEEP_MS = 24 * 3600 * 1000
 FEED_EVENTS = 10_000  # kept for back ends, over all partitions
 BACKEND_SESSION = "back-end"
@@ -56,7 +60,7 @@ class Tracker:
         """Make the caller the newest connection of the session; older ones are told to close. One that has a number
         already gets the next one only if nobody has a newer: else it raises Replaced."""
         partition = self.keys.partition(user)
-        life = max(60_000, 3 * self._settings.ttl_ms)
+        life = max(RECORD_MS, 3 * self._settings.ttl_ms)
         bus = self.keys.bus(partition)
         reply = await self._call(
             "connect",
@@ -88,9 +92,10 @@ class Tracker:
         channels: dict[str, Held],
         *,
         limit: bool,
+        life_ms: int = RECORD_MS,
     ) -> None:
         """Write the channels into the session's record; with `limit`, as the entry into one more channel."""
-        life = max([60_000, *(3 * held.ttl_ms or OBSERVING_MS for held in channels.values())])
+        life = max([life_ms, *(3 * held.ttl_ms for held in channels.values())])
         token_end = "" if token_end_ms is None else token_end_ms
         most = self._settings.max_channels if limit else ""
         rows = [value for ch, held in channels.items() for value in (ch, held.ttl_ms, int(held.left))]
@@ -116,16 +121,18 @@ class Tracker:
         revive: bool = False,
         replace_info: bool = False,
         show: bool = True,
+        settled: bool = True,
         cursor: tuple[str, int] | None = None,
     ) -> Joined:
-        """Enter or refresh; `revive`: not over a tombstone (raises Ended), as for a session that never left."""
+        """Enter or refresh. `revive`: not over a tombstone (raises Ended), as for a session that never left;
+        `settled`: not while the partition gathers its members again (raises Unavailable)."""
         partition = self.keys.partition(channel)
         epoch, seq = cursor or ("", -1)
         reply = await self._call(
             *("join", partition, *self._common(partition), channel, user, session, number),
             *("" if ttl_ms is None else ttl_ms, self._settings.ttl_ms, compact(user), info, state),
             *(int(not revive), int(replace_info), self._settings.max_sessions, self._settings.max_members),
-            *(int(show), epoch, seq, SNAPSHOT_LIMIT, FRAME_BYTES),
+            *("show" if show else "settled" if settled else "", epoch, seq, SNAPSHOT_LIMIT, FRAME_BYTES),
         )
         self._refuse(reply[0])
         if reply[1]:
@@ -144,10 +151,10 @@ class Tracker:
             self._events["leave", reason].inc()
         return reply[1] == 1, [session_id.decode() for session_id in reply[2]]
 
-    async def close(self, channel: str, user: str, session: str, number: str) -> None:
-        """Start the grace: the client closed its connection or said `bye`."""
+    async def close(self, channel: str, user: str, session: str, number: str, *, silent_ms: int | str = "") -> None:
+        """Start the grace: the client closed its connection or said `bye`, `silent_ms` after its last sign of life."""
         partition = self.keys.partition(channel)
-        await self._call("close", partition, channel, user, session, number, self._settings.grace_ms)
+        await self._call("close", partition, channel, user, session, number, self._settings.grace_ms, silent_ms)
 
     async def set_state(self, channel: str, user: str, session: str, number: str, state: str) -> bool:
         """Replace the member's state; true where it changed."""
@@ -219,7 +226,10 @@ class Tracker:
             state=state or "",
             replace_info=info is not None,
             show=False,
+            settled=False,
         )
+        if joined.ttl_ms != held[channel].ttl_ms:  # it has kept its own
+            await self.note(user, session, "", None, {channel: Held(joined.ttl_ms, False)}, limit=False)
         return Put(joined.first, joined.view.cursor)
 
     async def remove_member(self, channel: str, user: str, session: str | None) -> bool:
@@ -233,7 +243,22 @@ class Tracker:
         """Heartbeats for (channel, user, session): `refreshed` or `not_joined`, in order."""
         touches = ((self.keys.partition(ch), entry(ch, user, session), "", "") for ch, user, session in items)
         words = await self.heartbeats.refresh(touches)
+        refreshed = [item for item, word in zip(items, words, strict=True) if word == "ok"]
+        with suppress(Unavailable):  # the heartbeats were taken; the next ones renew the records
+            await self._renew(refreshed)
         return ["refreshed" if word == "ok" else "not_joined" for word in words]
+
+    async def _renew(self, items: list[tuple[str, str, str]]) -> None:
+        partitions: dict[int, list[str]] = defaultdict(list)
+        for channel, user, session in items:
+            partitions[self.keys.partition(user)] += [user, session, channel]
+        head = (self._settings.ttl_ms, RECORD_MS, USER_KEEP_MS)
+        calls = [
+            self._call("renew", partition, *head, *flat[at : at + 3 * BATCH])
+            for partition, flat in partitions.items()
+            for at in range(0, len(flat), 3 * BATCH)
+        ]
+        await asyncio.gather(*calls)
 
     def _common(self, partition: int) -> tuple[int, int, str]:
         return announcing(self._settings, self.keys, partition)

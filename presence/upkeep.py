@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from presence import places
 from presence.answers import Ended, Held, Replaced
-from presence.errors import CloseCode, PresenceError, Unavailable
+from presence.errors import CloseCode, LimitExceeded, PresenceError, Unavailable
 from presence.membership import Membership
+from presence.streams import LEFT
 
 if TYPE_CHECKING:
     from presence.session import Session
@@ -38,6 +39,7 @@ def take_word(session: Session, membership: Membership, word: str) -> None:
     if word == "ok":
         membership.lives_on()
     elif word == "ended":
+        session.positions[membership.channel] = LEFT
         session.taken_out(membership)
     elif word == "lost":
         _lost(session, membership)
@@ -57,8 +59,8 @@ async def renumber(session: Session) -> None:
         session.alive()
     except Replaced:
         session.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
-    except Unavailable:
-        return  # the next heartbeat brings us here again
+    except Unavailable:  # we may have taken a number that we do not know: it would look like another's
+        session.shut(CloseCode.UNAVAILABLE, "Redis did not answer; come back")
     finally:
         session.renumbering = False
 
@@ -96,9 +98,12 @@ def _is_innocent(session: Session, membership: Membership) -> bool:
 async def _rejoin(session: Session, membership: Membership) -> None:
     try:
         await note(session)
-        await places.rejoin(session, membership)
-    except Ended:
-        session.taken_out(membership)
+        if session.channels.get(membership.channel) is membership:
+            await places.rejoin(session, membership)
+    except (Ended, LimitExceeded):
+        if session.channels.get(membership.channel) is membership:
+            session.positions[membership.channel] = LEFT
+            session.taken_out(membership)
     except Replaced:
         await renumber(session)
     except PresenceError:

@@ -19,6 +19,7 @@ from presence.handlers.wire import detach
 from presence.mailbox import MAX_BYTES, Frame, Mailbox
 from presence.places import enter
 from presence.session import Session
+from presence.streams import LEFT
 
 MAX_CHANNELS = 20
 DEFAULT_WAIT_S = 25.0
@@ -34,6 +35,7 @@ class EventsHandler(ClientHandler):
     """Streams or polls, as the client accepts."""
 
     _waiting: asyncio.Future[None] | None = None
+    _gone = False
 
     async def get(self) -> None:
         identity = self.services.auth.client(self.token())
@@ -49,14 +51,16 @@ class EventsHandler(ClientHandler):
             return
         self.services.admission.enter()
         transport = "sse" if streaming else "longpoll"
+        known = {channel: place.position(channel) for channel in channels} if place else {}
         session = Session(self.services, identity, session_id, _mailbox(len(channels)), transport)
         try:
+            session.positions |= {channel: known_place for channel, known_place in known.items() if known_place}
             with suppress(Replaced):  # then all it is told is that
                 await session.open()
             if streaming:
                 session.greet()
             if not session.ended:
-                await self._enter_all(session, channels, role, place)
+                await self._enter_all(session, channels, role, known)
                 session.alive()
         except BaseException:
             await session.end(by_client=False)
@@ -68,6 +72,7 @@ class EventsHandler(ClientHandler):
             await self._poll(session, wait_s, wait=place is not None)
 
     def on_connection_close(self) -> None:
+        self._gone = True
         self._wake()
 
     # ---- what was asked for ----
@@ -98,25 +103,27 @@ class EventsHandler(ClientHandler):
 
     # ---- entering ----
 
-    async def _enter_all(self, session: Session, channels: list[str], role: str, place: streams.Next | None) -> None:
-        known = {channel: place.position(channel) for channel in channels} if place else {}
+    async def _enter_all(
+        self, session: Session, channels: list[str], role: str, known: dict[str, tuple[str, int] | None]
+    ) -> None:
         entering = (self._enter(session, channel, role, known.get(channel)) for channel in channels)
         await asyncio.gather(*entering)
 
     async def _enter(self, session: Session, channel: str, role: str, known: tuple[str, int] | None) -> None:
         going_on = known is not None
+        joined_since = channel in session.carried or channel in session.watched
         try:
             codec.channel_name(channel)
-            if going_on and channel in session.left:
+            if going_on and (channel in session.left or (known == LEFT and not joined_since)):
                 raise NotJoined("this session has left the channel; join it again")
-            cursor = known if known and known[0] else None
+            cursor = known if known != LEFT and known and known[0] else None
             as_events = going_on and session.transport == "longpoll"
             await enter(session, channel, role, cursor, "", None, revive=going_on, as_events=as_events)
         except Replaced:
             session.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
         except PresenceError as problem:
-            if known is not None:
-                session.positions[channel] = known  # asked again with it, the answer is the same
+            if known is not None:  # asked again with what we answer, the answer is the same
+                session.positions[channel] = LEFT if isinstance(problem, NotJoined) else known
             session.mailbox.put(Frame(events.error(problem, channel=channel)))
 
     # ---- streaming ----
@@ -135,7 +142,7 @@ class EventsHandler(ClientHandler):
 
     async def _poll(self, session: Session, wait_s: float | None, *, wait: bool) -> None:
         try:
-            if wait and not session.mailbox and session.mailbox.closing is None:
+            if wait and not self._gone and not session.mailbox and session.mailbox.closing is None:
                 longest = session.silent_after_s * 2 / 3
                 await self._wait(session, min(DEFAULT_WAIT_S if wait_s is None else wait_s, longest))
             self._answer(session)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any
 
 import redis.asyncio
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from presence.errors import Unavailable
 from presence.logs import get
@@ -34,8 +35,10 @@ PARTS = {
     "connect": (),
     "record": (),
     "release": (),
+    "renew": (),
 }
 MAX_PIPELINE = 500
+COMPLAIN_S = 1.0
 MAX_WAITING = 20_000
 
 Reply = Any  # nested lists of bytes and integers, as each script's header says
@@ -64,6 +67,7 @@ class Scripts:
         """`is_away`: whether it is known already that Redis does not answer; then nobody waits for it."""
         self._client = client
         self._is_away = is_away
+        self._complained_at = -COMPLAIN_S
         self.away = False  # whether the last pipeline got no answer
         self._scripts = {name: Script(name) for name in PARTS}
         self._waiting: list[tuple[Script, Sequence[str], Sequence[str | int], asyncio.Future[Reply]]] = []
@@ -96,7 +100,7 @@ class Scripts:
                 try:
                     replies = await self._execute([(s, k, a) for s, k, a, _ in batch])
                     self.away = False
-                except (TimeoutError, RedisError, OSError) as error:
+                except Exception as error:  # whatever it is: who waits must get an answer
                     self.away = True
                     # Whoever waits behind a Redis that does not answer has waited long enough, too.
                     batch, self._waiting = batch + self._waiting, []
@@ -125,11 +129,18 @@ class Scripts:
             if future.done():
                 continue
             if isinstance(reply, Exception):
-                log.warning("redis_refused", script=script.name, error=_short(reply))
+                self._complain(script.name, reply)
                 future.set_exception(Unavailable("Redis cannot be asked right now; try again"))
                 future.exception()
             else:
                 future.set_result(reply)
+
+    def _complain(self, script: str, error: Exception) -> None:
+        """One line a second tells as much as one for each of a thousand calls."""
+        now = time.monotonic()
+        if now - self._complained_at >= COMPLAIN_S:
+            self._complained_at = now
+            log.warning("redis_refused", script=script, error=_short(error))
 
 
 def _short(error: Exception) -> str:

@@ -1,6 +1,7 @@
 -- Start the grace of a session whose client closed its connection: the deadline becomes the earlier one.
 -- KEYS: 1 guard, 2 never
--- ARGV: 1 channel, 2 user, 3 session, 4 number ('' the session's own), 5 grace_ms
+-- ARGV: 1 channel, 2 user, 3 session, 4 number ('' the session's own), 5 grace_ms,
+--       6 ms since the client was last heard ('' not known)
 -- Returns: {'ok'}, {'not_joined'} or {'replaced'}
 
 local channel, field, entry = ARGV[1], ARGV[2] .. SEP .. ARGV[3], entry_of(ARGV[1], ARGV[2], ARGV[3])
@@ -14,6 +15,9 @@ if session.number > number then -- guard: order of connection numbers
 end
 
 local old = tonumber(redis.call('ZSCORE', base .. 'due', entry) or now)
+if ARGV[6] ~= '' and session.closed == 0 then -- guard: the last word
+  old = math.max(old, now - tonumber(ARGV[6]) + session.ttl) -- its heartbeat may be on its way, and is kept out below
+end
 local deadline = math.min(old, now + tonumber(ARGV[5]))
 session.number, session.closed = number, now
 write_session(channel, field, session)

@@ -15,14 +15,15 @@ local number = int(math.max(old + 1, now_us)) -- never restarts, whatever became
 redis.call('HSET', record, 'number', number, 'node', ARGV[3], 'token', ARGV[4], 'streaming', ARGV[8])
 redis.call('PEXPIRE', record, math.max(tonumber(ARGV[5]), redis.call('PTTL', record)))
 
--- Lapsed sessions of this user are dropped here, so that the list is bounded; the newest tells `last_seen`.
-local listed = redis.call('ZREVRANGE', sessions, 1, 200)
-for _, other in ipairs(listed) do
-  if redis.call('EXISTS', base .. 'session:' .. user .. SEP .. other) == 0 then
+-- Lapsed sessions of this user are dropped here, the oldest first, but for the newest: it tells `last_seen`.
+local listed = redis.call('ZRANGE', sessions, 0, 199)
+for at, other in ipairs(listed) do
+  if at < redis.call('ZCARD', sessions) and redis.call('EXISTS', base .. 'session:' .. user .. SEP .. other) == 0 then
     redis.call('ZREM', sessions, other)
   end
 end
 redis.call('ZADD', sessions, int(now), id)
+redis.call('ZREMRANGEBYRANK', sessions, 0, -1001)
 redis.call('PEXPIRE', sessions, ARGV[7])
 redis.call('PUBLISH', bus, table.concat({'replaced', user, id, number}, SEP))
 

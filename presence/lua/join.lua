@@ -4,15 +4,15 @@
 -- ARGV: 1 history_ms, 2 feed length, 3 bus, 4 channel, 5 user, 6 session, 7 number ('' the session's own),
 --       8 ttl_ms ('' the session's own), 9 ttl_ms of a new session, 10 user as JSON, 11 info ('' none),
 --       12 state ('' keep), 13 over a tombstone (0/1), 14 info replaces (0/1), 15 max sessions, 16 max members,
---       17 show (0/1), 18 cursor epoch, 19 cursor seq, 20 limit of members, 21 max bytes
+--       17 show (show, settled: only if the partition is readable, ''), 18 cursor epoch, 19 cursor seq, 20 limit of members, 21 max bytes
 -- Returns: {'ok', announced 0/1 join/2 update, ttl_ms, number, {epoch, seq, recovered, count, truncated, texts} or {epoch, seq}}
 --          or {'settling'}, {'replaced'}, {'ended'}, {'sessions'}, {'members'}
 
 local channel, user, id, number_given, ttl_given = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
-local info, state, show = ARGV[11], ARGV[12], ARGV[17] == '1'
+local info, state, show = ARGV[11], ARGV[12], ARGV[17] == 'show'
 local field, entry = user .. SEP .. id, entry_of(channel, user, id)
 
-if show and not readable() then
+if ARGV[17] ~= '' and not readable() then
   return {'settling'}
 end
 
@@ -33,6 +33,7 @@ else
     return {'replaced'}
   end
   if tomb and ARGV[13] == '0' then -- guard: tombstone
+    redis.call('PEXPIRE', base .. 'alive:' .. entry, TOMBSTONE_MS) -- who goes on asking goes on being told
     return {'ended'}
   end
   if member and #member.ids >= tonumber(ARGV[15]) then

@@ -133,7 +133,7 @@ class BackEnd(Lane):
             await self._delete(channel, self.session)
         elif choice < 0.85:
             await self._delete(channel, "")
-        elif choice < 0.95:
+        elif choice < 0.91:
             await self._disconnect(channel)
         else:
             await self._disconnect(None)

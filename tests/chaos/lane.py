@@ -15,11 +15,11 @@ from typing import Any
 from tests.chaos.journal import End, Journal, Life, Snapshot
 from tests.chaos.raw_socket import Frame, now_ms
 from tests.support import tokens
+from tests.support.clients.rooms import Room
 from tests.support.node import Node
 
 TTL_MS, GRACE_MS, PING_MS = 2000, 300, 500
 TTLS = (1000, 1500, 2000, 4000)
-REPLACED_S = 3.0
 
 
 @dataclass
@@ -29,6 +29,7 @@ class World:
     nodes: list[Node]
     channels: list[str]
     journal: Journal
+    deafen: Callable[[], Awaitable[object]]  # lets all nodes lose their subscription
     until_ms: float = 0.0
     finish: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -97,3 +98,13 @@ def note_snapshot(journal: Journal, frame: Frame, who: str) -> None:
     if "members" in frame and not frame.get("truncated"):
         members = {member["user"]: (member["info"], member["state"]) for member in frame["members"]}
         journal.snapshots.append(Snapshot(frame["channel"], frame["cursor"], members, who))
+
+
+def continued(room: Room, cursor: str) -> Room:
+    """What the client of an earlier connection knew, for the next one to go on with."""
+    copy = Room(room.channel)
+    epoch, _, seq = cursor.rpartition(":")
+    copy.epoch, copy.seq = epoch, int(seq)
+    copy.members, copy.partial = dict(room.members), room.partial or room.cursor != cursor
+    copy.joined = room.joined[-1:]
+    return copy

@@ -22,7 +22,7 @@ LATE_MS = 2000.0  # how late a `leave` may be on a machine that does other thing
 GRACE_LATE_MS = 1000.0
 ENDED_MS = 3000.0  # within which a replaced connection is closed
 LIVELY = 0.7  # of the ttl: who sent something that recently is not silent
-DECIDED_MS = 250.0  # before the client knows of it, the server may have decided to close
+DECIDED_MS = 500.0  # before the client knows of it, the server may have decided to close
 NEVER = math.inf
 
 
@@ -173,7 +173,8 @@ class Oracle:
                 if event["type"] != "join":
                     continue
                 acts = [life for life in self._lives[event["user"], channel] if not life.unbroken]
-                fits = any(math.floor(act.sent) <= event["at"] <= settled(act) + LATE_MS for act in acts)
+                spans = [(math.floor(act.sent), settled(act) + (1 if act.sure else LATE_MS)) for act in acts]
+                fits = any(start <= event["at"] <= end for start, end in spans)
                 self._expect(fits, f"{channel}: nobody asked for {event}")
 
     def _check_refusals(self) -> None:
@@ -221,7 +222,8 @@ class Oracle:
             ttl = self._journal.ttls[socket]
             sent = [moment for moment in socket.sent_ms if moment < closed - DECIDED_MS]
             silent = closed - max(sent, default=socket.asked_ms)
-            self._expect(silent >= LIVELY * ttl, f"{who}: silent for {silent:.0f} ms only")
+            told = [round(moment - closed) for moment in socket.sent_ms[-4:]]
+            self._expect(silent >= LIVELY * ttl, f"{who}: silent for {silent:.0f} ms only, sent at {told}, ttl {ttl}")
         elif code == 4003:
             asked = [user for user, sent, acked in self._journal.disconnects if sent < closed and user == socket.user]
             self._expect(bool(asked), f"{who}: nobody disconnected the user")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from tests.chaos.lane import GRACE_MS, TTL_MS, TTLS, Held, Lane, note_snapshot
+from tests.chaos.lane import GRACE_MS, TTL_MS, TTLS, Held, Lane, continued, note_snapshot
 from tests.chaos.raw_socket import Closed, Frame, RawSocket, now_ms
 from tests.support.clients.rooms import Room
 
@@ -125,16 +125,37 @@ class Page(Lane):
 
     async def _bye_and_close(self, socket: RawSocket) -> None:
         await self._bye(socket)
-        await asyncio.sleep(0.02)
-        self._part(socket, starts_grace=False)
+        if self.rng.random() < 0.5:
+            self._part(socket, starts_grace=False)
+        else:
+            socket.pongs = False
+            await asyncio.sleep(2 * GRACE_MS / 1000)
 
     async def _fight(self, socket: RawSocket) -> None:
         """A newer connection takes over, and an even newer one."""
         for _ in range(self.rng.choice((1, 2, 3))):
+            if self.rng.random() < 0.4:
+                await self.world.deafen()  # the older one's node will not hear of it at once
             older, socket = socket, await self._come()
-            await self._live(socket, self.rng.uniform(0.0, 0.3))
+            self._act_late(older)
+            await self._live(socket, self.rng.uniform(0.0, 0.5))
             await self._until_one_is_left([older, socket])
         await self._live(socket, 0.3)
+
+    def _act_late(self, older: RawSocket) -> None:
+        """What a replaced connection still says must not count."""
+        choice = self.rng.random()
+        if not older.is_open or not self.places or choice < 0.4:
+            return
+        channel = self.rng.choice(sorted(self.places))
+        if choice < 0.6:
+            older.say(type="leave", channel=channel)
+        elif choice < 0.7:
+            older.say(type="set", channel=channel, state={"n": "late"})
+        elif choice < 0.8:
+            older.say(type="join", channel=channel, ttl_ms=int(self.places[channel].ttl))
+        else:
+            self.rng.choice((older.close, older.hang_up, older.reset))()
 
     async def _open_twice_at_once(self, socket: RawSocket) -> None:
         known = {channel: room.cursor for channel, room in self.rooms[socket].items()}
@@ -143,8 +164,8 @@ class Page(Lane):
         await self._until_one_is_left([socket, *rivals])
         left = [rival for rival in rivals if rival.is_open]
         if not left:
-            if not any(user == self.user for user, _, _ in self.world.journal.disconnects):
-                self.complain(f"of two connections opened at once none is left: {[r.code for r in rivals]}")
+            if self.user not in {user for user, _, _ in self.world.journal.disconnects}:
+                self.complain(f"none of two connections is left: {[rival.code for rival in rivals]}")
             return
         self._newest = left[0]
         await self._join_again(left[0], socket, known)
@@ -152,11 +173,9 @@ class Page(Lane):
 
     async def _until_one_is_left(self, sockets: list[RawSocket]) -> None:
         ends = now_ms() + 1000 * REPLACED_S
-        while sum(socket.is_open for socket in sockets) > 1:
+        while len(left := [socket.node.name for socket in sockets if socket.is_open]) > 1:
             if now_ms() > ends:
-                self.complain(
-                    f"{sum(socket.is_open for socket in sockets)} connections for {REPLACED_S} s, in {list(self.places)}: {[(x.asked_ms, x.node.name) for x in sockets]}"
-                )
+                self.complain(f"in {list(self.places)}, connected for {REPLACED_S} s on {left}")
                 raise Closed
             await asyncio.sleep(0.01)
 
@@ -186,7 +205,7 @@ class Page(Lane):
         for channel, held in list(self.places.items()):
             cursor = known.get(channel)
             if cursor is not None and before is not None and self.rng.random() < 0.8:
-                self.rooms[socket][channel] = _continued(self.rooms[before][channel], cursor)
+                self.rooms[socket][channel] = continued(self.rooms[before][channel], cursor)
                 await self._join(socket, channel, held.ttl, cursor)
             else:
                 await self._join(socket, channel, held.ttl)
@@ -251,6 +270,8 @@ class Page(Lane):
     def _part(self, socket: RawSocket, starts_grace: bool = True) -> None:
         if not socket.is_open:
             return
+        if self.rng.random() < 0.5:
+            socket.say(type="beat")  # which the closing overtakes
         sent = now_ms()
         self.rng.choice((socket.close, socket.hang_up, socket.reset))()
         for channel, held in self.places.items() if starts_grace else ():
@@ -276,13 +297,3 @@ class Page(Lane):
                 self.places.pop(channel, None)
         if channel in rooms and rooms[channel].breaches:
             self.complain(rooms[channel].breaches.pop())
-
-
-def _continued(room: Room, cursor: str) -> Room:
-    """What the client of an earlier connection knew, for the next one to go on with."""
-    copy = Room(room.channel)
-    epoch, _, seq = cursor.rpartition(":")
-    copy.epoch, copy.seq = epoch, int(seq)
-    copy.members, copy.partial = dict(room.members), room.partial or room.cursor != cursor
-    copy.joined = room.joined[-1:]
-    return copy

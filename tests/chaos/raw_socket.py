@@ -90,6 +90,11 @@ class RawSocket(asyncio.Protocol):
         async with asyncio.timeout(within_s):
             return await reply
 
+    def say(self, **command: Any) -> None:
+        """Send a command and let nobody wait for the answer."""
+        if self.is_open:
+            self._send(TEXT, json.dumps(command).encode())
+
     def close(self) -> None:
         """End it as a browser does whose page is closed: a close frame, then the connection."""
         self._end(lambda transport: (self._send(CLOSE, struct.pack("!H", 1001)), transport.close()))

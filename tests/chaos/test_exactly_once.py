@@ -18,6 +18,7 @@ import pytest
 import redis.asyncio
 
 from tests.chaos.callers import BackEnd, Caller
+from tests.chaos.guards import VARIABLE
 from tests.chaos.journal import Journal
 from tests.chaos.lane import GRACE_MS, PING_MS, TTL_MS, Lane, World
 from tests.chaos.oracle import LATE_MS, Oracle
@@ -36,6 +37,12 @@ USERS = 26
 SEEDS = range(1, 13)
 SETTINGS = {"ttl_ms": TTL_MS, "grace_ms": GRACE_MS, "ping_ms": PING_MS, "partitions": 4}
 
+NOTICED = (
+    "liveness-check-of-a-claim", "sweep", "registry-check-of-a-refresh", "order-of-numbers-in-connect",
+    "order-of-numbers-of-a-message", "order-of-numbers-in-leave", "mark-of-a-closing-connection", "check-of-that-mark",
+)  # fmt: skip
+"""Guards that are needed so often that any short run shows their absence; test_guards.py has a proof for every one."""
+
 
 class Watcher:
     """An observer of all channels on one node, from their first event on."""
@@ -47,10 +54,13 @@ class Watcher:
 
     async def watch(self) -> None:
         """Connect and see everything empty."""
-        await self.socket.connect()
-        for channel, room in self.rooms.items():
-            await self.socket.ask(type="join", channel=channel, **{"as": "observer"})
-            assert (room.seq, room.members) == (0, {})
+        try:
+            await self.socket.connect()
+            for channel, room in self.rooms.items():
+                await self.socket.ask(type="join", channel=channel, **{"as": "observer"})
+                assert (room.seq, room.members) == (0, {})
+        except Closed as end:
+            raise AssertionError(f"a watcher was closed with {end}") from end
 
     def history(self, channel: str, mark: str) -> list[Frame]:
         """All events up to this message; nothing if it has not come yet."""
@@ -70,7 +80,7 @@ class Run:
 
     def __init__(self, seed: str, nodes: list[Node], server: RedisServer) -> None:
         self.rng = random.Random(seed)
-        self.world = World(nodes, [f"room-{number}" for number in range(4)], Journal())
+        self.world = World(nodes, [f"room-{number}" for number in range(4)], Journal(), self._deafen)
         self.lanes = [self._lane(f"user-{number:02}", kind, seed) for number, kind in self._kinds()]
         self.watchers = [Watcher(node, self.world.channels) for node in nodes]
         self.trouble = 0
@@ -114,12 +124,16 @@ class Run:
     async def _disturb(self) -> None:
         while not self.world.over:
             await asyncio.sleep(self.rng.uniform(0.3, 1.2))
-            self.trouble += 1
             if self.rng.random() < 0.6:
-                self.world.journal.kills_ms.append(now_ms())
-                await self._redis.client_kill_filter(_type="pubsub")
+                await self._deafen()
             else:
                 await self._redis.script_flush()
+                self.trouble += 1
+
+    async def _deafen(self) -> None:
+        self.trouble += 1
+        self.world.journal.kills_ms.append(now_ms())
+        await self._redis.client_kill_filter(_type="pubsub")
 
     async def _is_quiet(self, staying: list[asyncio.Task[None]]) -> bool:
         """Whether exactly those are listed who stay."""
@@ -220,3 +234,14 @@ def test_random_clients_on_four_nodes_are_announced_exactly_once(
 @pytest.mark.parametrize("seed", SEEDS)
 def test_many_seeds(seed: int, own_nodes: Callable[..., list[Node]], fresh_redis: RedisServer) -> None:
     play(f"long-{seed}", LONG_S, own_nodes(4, **SETTINGS), fresh_redis)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("guard", NOTICED)
+def test_a_random_run_notices_a_missing_guard(
+    guard: str, own_nodes: Callable[..., list[Node]], fresh_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, guard)
+    nodes = own_nodes(4, preload="tests.chaos.unguarded", **SETTINGS)
+    with pytest.raises(AssertionError):
+        play(f"without-{guard}", SHORT_S, nodes, fresh_redis)

@@ -249,6 +249,13 @@ class Workbench:
         return await node.scripts.call("expire", node.keys.script(partition), arguments)
 
 
+async def gone_after_the_grace(bench: Workbench) -> None:
+    """Alice is announced as gone when the grace that began before now is over."""
+    await bench.past(await bench.now_ms() + 150)
+    await bench.claim("alice")
+    assert await bench.story() == ["join", "leave:timeout"]
+
+
 async def late(work: Awaitable[object]) -> None:
     """A request that comes too late; what it is told does not matter, only what it does."""
     with suppress(PresenceError):

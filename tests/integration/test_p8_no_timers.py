@@ -16,7 +16,9 @@ CENSUS = re.compile(r"census timers=(\d+) tasks=(\d+)")
 NOISE = 5
 
 
-@pytest.mark.parametrize(("few", "many"), [(15, 240), pytest.param(51, 4998, marks=[pytest.mark.long, pytest.mark.sample])])
+@pytest.mark.parametrize(
+    ("few", "many"), [(15, 240), pytest.param(51, 4998, marks=[pytest.mark.long, pytest.mark.sample])]
+)
 @run_async
 @limited(600)
 async def test_idle_members_cost_no_timers_and_at_most_the_task_of_their_handler(

@@ -1,0 +1,215 @@
+"""Every guard of the exactly-once promise: the text that makes it work, and the scenario that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.chaos import crossings, numbers, silence
+from tests.chaos.workbench import Workbench
+from tests.support.patches import Cut
+
+VARIABLE = "WITHOUT_GUARD"
+"""Environment variable that names the guard which `tests.chaos.unguarded` takes out of a node."""
+
+Scenario = Callable[[Workbench], Awaitable[None]]
+ORDER = " -- guard: order of connection numbers"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard, by the text that makes it work, and the scenario that needs it."""
+
+    name: str
+    scenario: Scenario
+    cut: Cut
+
+
+GUARDS = [
+    Guard(
+        "liveness-check-of-a-claim",
+        silence.a_late_claim_leaves_a_session_that_lives_again_alone,
+        Cut("expire.lua", "if lives then -- guard: liveness", "if false then"),
+    ),
+    Guard(
+        "first-claim-wins",
+        silence.a_claim_that_comes_second_still_ends_the_others_of_its_batch,
+        Cut("expire.lua", "if not score then -- another was first\n    return\n  end"),
+    ),
+    Guard(
+        "registry-check-of-a-claim",
+        silence.an_entry_without_a_session_stops_nobody_behind_it,
+        Cut("expire.lua", "if not session then -- guard: registry check of a claim", "if false then"),
+    ),
+    Guard(
+        "sweep",
+        silence.silence_is_noticed_without_any_notification,
+        Cut(
+            "expire.lua",
+            "redis.call('ZRANGEBYSCORE', due, '-inf', '(' .. int(now), 'WITHSCORES', 'LIMIT', skip, batch)",
+            "{}",
+        ),
+    ),
+    Guard(
+        "round-over-all-partitions",
+        silence.a_mass_departure_in_one_partition_delays_no_other,
+        Cut(
+            "presence.expiry:Expiry._sweep",
+            'self._round("repeat", self._partitions)',
+            'self._round("repeat", [p for p in self._partitions if p.full])',
+        ),
+    ),
+    Guard(
+        "tombstone-for-heartbeats",
+        crossings.who_is_taken_out_while_quiet_keeps_the_connection,
+        Cut("touch.lua", "if alive and string.sub(alive, 1, 1) == '-' then -- guard: tombstone", "if false then"),
+    ),
+    Guard(
+        "tombstone-for-joins",
+        crossings.a_rejoin_does_not_undo_a_disconnect,
+        Cut("join.lua", "if tomb and ARGV[13] == '0' then -- guard: tombstone", "if false then"),
+    ),
+    Guard(
+        "registry-check-of-a-refresh",
+        crossings.a_heartbeat_never_creates,
+        Cut(
+            "touch.lua",
+            "if not session then\n    return 'lost'\n  end",
+            "session = session or {ttl = 1000, number = 0, closed = 0, holds = 0, seen = 0}",
+        ),
+    ),
+    Guard(
+        "order-of-numbers-in-leave",
+        numbers.an_older_connection_cannot_end_the_newer_one,
+        Cut("leave.lua", "if session.number > number then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-in-close",
+        numbers.an_older_close_starts_no_grace,
+        Cut("close.lua", "if session.number > number then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-in-join",
+        numbers.an_older_join_does_not_cancel_the_grace,
+        Cut("join.lua", "if session.number > number then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-in-touch",
+        numbers.an_older_heartbeat_does_not_cancel_the_grace,
+        Cut("touch.lua", "if session.number > number then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-over-a-tombstone",
+        numbers.an_older_join_does_not_undo_a_leave,
+        Cut("join.lua", "if tomb and tomb > number then", "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-in-set",
+        numbers.an_older_connection_does_not_overwrite_the_state,
+        Cut("set.lua", "if ARGV[7] ~= '' and session.number > tonumber(ARGV[7]) then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-in-the-record",
+        numbers.an_older_connection_that_heard_of_nothing_gives_way,
+        Cut("record.lua", "if old > number then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "order-of-numbers-of-an-answer",
+        numbers.a_connection_replaced_before_it_was_answered_gives_way,
+        Cut("presence.session:Session.connect", "if self._heard_number > int(self.number):", "if False:"),
+    ),
+    Guard(
+        "order-of-numbers-of-a-message",
+        numbers.the_news_of_an_older_connection_closes_nobody,
+        Cut(
+            "presence.session:Session.heard_number",
+            "and self._heard_number > int(self.number):",
+            "and True:",
+        ),
+    ),
+    Guard(
+        "order-of-numbers-in-connect",
+        numbers.a_connection_that_takes_a_new_number_gives_way_to_a_newer_one,
+        Cut("connect.lua", "if ARGV[9] ~= '' and old > tonumber(ARGV[9]) then" + ORDER, "if false then"),
+    ),
+    Guard(
+        "mark-of-a-closing-connection",
+        crossings.a_heartbeat_on_its_way_does_not_cancel_the_grace,
+        Cut("close.lua", "int(number) .. 'c'", "int(number)"),
+    ),
+    Guard(
+        "check-of-that-mark",
+        crossings.a_heartbeat_on_its_way_does_not_cancel_the_grace,
+        Cut(
+            "touch.lua",
+            "if session.number == number and session.closed > 0 then -- guard: mark of a closing connection",
+            "if false then",
+        ),
+    ),
+    Guard(
+        "generation-of-touch-replies",
+        crossings.an_old_answer_does_not_end_a_new_membership,
+        Cut(
+            "presence.membership:Membership._touched",
+            "current = self._wanted(generation)  # guard: generation of touch replies",
+            "current = True",
+        ),
+    ),
+    Guard(
+        "generation-raised-by-bye",
+        crossings.bye_does_not_cancel_itself,
+        Cut("presence.membership:Membership.part", "self.generation += 1", "pass"),
+    ),
+    Guard(
+        "last-word-before-a-close",
+        crossings.a_last_word_before_the_close_counts,
+        Cut("close.lua", "if ARGV[6] ~= '' and session.closed == 0 then -- guard: the last word", "if false then"),
+    ),
+    Guard(
+        "doubt-after-bye",
+        crossings.who_said_bye_is_not_brought_back,
+        Cut("presence.membership:Membership.part", "self.touching = self.proven = False", "self.touching = False"),
+    ),
+    Guard(
+        "life-shown-by-opening",
+        crossings.opening_a_connection_is_a_sign_of_life,
+        Cut("presence.session:open_session", "session.alive()"),
+    ),
+    Guard(
+        "hold",
+        silence.a_stall_takes_nobody_offline_who_is_still_there,
+        Cut("expire.lua", "if redis.call('EXISTS', due) == 1 then -- guard: hold", "if false then"),
+    ),
+    Guard(
+        "limit-of-the-hold-by-ttl",
+        silence.a_short_stall_delays_no_long_ttl,
+        Cut("expire.lua", "session.ttl > 4 * hold_length or "),
+    ),
+    Guard(
+        "limit-of-the-hold-by-count",
+        silence.stalls_without_end_hold_nobody_back_for_ever,
+        Cut("expire.lua", " or session.holds >= MAX_HOLDS"),
+    ),
+    Guard(
+        "listen-first",
+        crossings.who_enters_misses_nothing_that_happens_meanwhile,
+        Cut(
+            "presence.places:_take_place",
+            "    membership.joining = False\n    if session.ended:",
+            "    membership.joining = False\n"
+            "    services.hub.close(membership.topic)\n"
+            "    membership.topic = services.hub.open(channel)\n"
+            "    if session.ended:",
+        ),
+    ),
+    Guard(
+        "atomic-snapshot",
+        crossings.a_snapshot_and_its_cursor_are_of_one_instant,
+        Cut(
+            "presence.tracker:Tracker.view",
+            "    return view_of(reply[1])",
+            '    place = await self._snapshot("roster", channel, None, 1, "", FRAME_BYTES)\n'
+            "    from dataclasses import replace\n    return replace(view_of(reply[1]), epoch=place[1].decode(), seq=int(place[2]))",
+        ),
+    ),
+]
