@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from presence import events
 from presence.answers import View
@@ -20,6 +20,7 @@ from presence.events import Event
 from presence.logs import get
 from presence.mailbox import Frame
 from presence.metrics import Metrics
+from presence.topic import EARLY, Subscriber, Topic
 from presence.tracker import Tracker
 
 log = get(__name__)
@@ -28,49 +29,9 @@ WINDOW_S = 0.020  # the first event after quiet goes at once; what follows is co
 MAX_WINDOW_S = 0.100
 TICK_S = 0.010
 RECENT = 64  # events a topic keeps for subscribers that come while others are ahead
-EARLY = 1000
 FRAME_BYTES = 60_000
 RETRY_S = 0.2
 RECONCILE_AT_ONCE = 200
-
-
-class Subscriber(Protocol):
-    """Somebody who watches a channel: a position, and somewhere to put frames."""
-
-    epoch: str
-    seq: int
-    role: str
-
-    @property
-    def transport(self) -> str: ...
-
-    def put(self, frame: Frame) -> None: ...
-
-
-class Topic:
-    """One channel as this node knows it: position, what is not yet sent, who watches."""
-
-    __slots__ = (
-        "again", "at_ms", "channel", "early", "epoch", "pending", "pending_bytes", "positioned", "quiet_until",
-        "recent", "reconciling", "sent", "seq", "subscribers", "users",
-    )  # fmt: skip
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.epoch = ""
-        self.seq = 0  # last event that was applied
-        self.sent = 0  # last event that went to the subscribers
-        self.positioned = False
-        self.early: deque[Event] = deque(maxlen=EARLY)  # heard before the position was known
-        self.recent: deque[tuple[int, bytes]] | None = None
-        self.pending: list[bytes] = []
-        self.pending_bytes = 0
-        self.at_ms = 0  # of the first pending event
-        self.quiet_until = 0.0
-        self.subscribers: dict[Subscriber, None] = {}
-        self.users = 0  # how many opened it and did not close it
-        self.reconciling = False
-        self.again = False
 
 
 class Hub:

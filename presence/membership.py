@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from presence.heartbeats import Touch
-from presence.hub import Topic
 from presence.keys import entry
 from presence.mailbox import Frame
+from presence.topic import Topic
 
 if TYPE_CHECKING:
     from presence.session import Session

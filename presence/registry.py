@@ -16,6 +16,7 @@ from presence.events import Event
 from presence.keys import Keys
 
 if TYPE_CHECKING:
+    from presence.membership import Membership
     from presence.session import Session
 
 REASSERT_S = 1.0
@@ -93,7 +94,7 @@ class Registry:
             while True:
                 try:
                     newest = await numbers([(session.user, session.id) for session in part])
-                    places = [place for session in part for place in session.unproved_places()]
+                    places = [place for session in part for place in _unproved(session)]
                     live = await registered([(place.channel, place.session.user, place.session.id) for place in places])
                     break
                 except Unavailable:
@@ -126,3 +127,10 @@ class Registry:
 
     def _of(self, user: str, session_id: str) -> list[Session]:
         return [session for session in self._users.get(user, ()) if session.id == session_id]
+
+
+def _unproved(session: Session) -> list[Membership]:
+    """Places in which this node shows no life by itself, so that it would not notice their end."""
+    if session.transport == "websocket":
+        return []
+    return [place for place in session.channels.values() if place.role == "member"]

@@ -116,8 +116,6 @@ class Session:
         self.ping_every_s = min(settings.ping_ms, shortest / 3) / 1000
         self.silent_after_s = shortest / 1000
 
-    # ---- signs of life ----
-
     def alive(self) -> None:
         """A sign of life: every channel of the session lives a ttl from now."""
         if self.ended:
@@ -139,12 +137,6 @@ class Session:
         for channel, membership in list(self.channels.items()):
             if concerned(channel):
                 membership.touch()
-
-    def unproved_places(self) -> list[Membership]:
-        """Where we are a member and this node shows no life by itself, so that it would not notice an end."""
-        if self.transport == "websocket":
-            return []
-        return [place for place in self.channels.values() if place.role == "member"]
 
     def verify(self, channel: str) -> None:
         """Somebody says that this session ended there: ask Redis."""
@@ -204,8 +196,6 @@ class Session:
         problem = NotJoined("this session was taken out of the channel")
         self.mailbox.put(Frame(events.error(problem, channel=membership.channel), channel=membership.channel))
 
-    # ---- the end ----
-
     def shut(self, code: CloseCode, message: str) -> None:
         """End the connection from our side: no grace, the sessions keep their ttl."""
         self.mailbox.close(code, message)
@@ -261,8 +251,6 @@ class Session:
     def within_rate(self) -> bool:
         """Whether this command is within the connection's limit."""
         return self._bucket is None or self._bucket.take()
-
-    # ---- below: private ----
 
     def _forget(self) -> None:
         if self.ended:

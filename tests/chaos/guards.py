@@ -133,6 +133,11 @@ GUARDS = [
         Cut("connect.lua", "if ARGV[9] ~= '' and old > tonumber(ARGV[9]) then" + ORDER, "if false then"),
     ),
     Guard(
+        "order-of-numbers-after-a-lost-subscription",
+        numbers.news_lost_with_a_subscription_is_read_from_the_records,
+        Cut("presence.registry:Registry.catch_up", "session.heard_number(number)", "pass"),
+    ),
+    Guard(
         "mark-of-a-closing-connection",
         crossings.a_heartbeat_on_its_way_does_not_cancel_the_grace,
         Cut("close.lua", "int(number) .. 'c'", "int(number)"),

@@ -122,6 +122,18 @@ async def the_news_of_an_older_connection_closes_nobody(bench: Workbench) -> Non
     assert older.closed == 4009
 
 
+async def news_lost_with_a_subscription_is_read_from_the_records(bench: Workbench) -> None:
+    """The older one's node had no subscription when it was replaced, and it is in no channel that could tell it."""
+    deaf, node = await bench.node(), await bench.node()
+    older = await bench.tab(deaf)
+    newer = await bench.tab(node)
+
+    deaf.broker.start()
+
+    await eventually(lambda: older.closed, 1.5)
+    assert (older.closed, newer.closed) == (4009, None)
+
+
 async def a_connection_that_takes_a_new_number_gives_way_to_a_newer_one(bench: Workbench) -> None:
     """A reload: the old page said `bye` and is heard once more, which makes its node ask for its number; before it
     takes the next one the new page connects."""
