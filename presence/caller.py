@@ -109,6 +109,7 @@ class Caller:
             info=self._identity.info,
             state=state,
             show=sees,
+            settled=True,
             cursor=cursor,
         )
         self._record.channels[channel] = Held(joined.ttl_ms, False)

@@ -22,6 +22,7 @@ from presence.tracker import Tracker
 
 SESSIONS_ASKED = 200
 AT_ONCE = 32
+KICKED_MS = 180_000  # by then every node has subscribed again and read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,12 @@ class Directory:
         fields, left_ms = await self._read([("HGETALL", name), ("PTTL", name)])
         return _record(fields, left_ms) if fields else None
 
-    async def numbers(self, sessions: list[tuple[str, str]]) -> list[int]:
-        """The number of each session's newest connection, 0 where none is known."""
-        rows = await self._read([("HGET", self._keys.record(user, session), "number") for user, session in sessions])
-        return [int(row or 0) for row in rows]
+    async def numbers(self, sessions: list[tuple[str, str]]) -> list[tuple[int, int]]:
+        """Of each session the number of its newest connection, and the one up to which a back end ended it; or 0."""
+        rows = await self._read(
+            [("HMGET", self._keys.record(user, session), "number", "kicked") for user, session in sessions]
+        )
+        return [(int(number or 0), int(kicked or 0)) for number, kicked in rows]
 
     async def unwatch(self, user: str, session: str, channel: str) -> None:
         """Tell the node that has the session's connection that it stops observing."""
@@ -139,7 +142,12 @@ class Directory:
         records = await self._records([(user, name.decode()) for name in listed])
         channels = {name for record in records.values() for name in record.channels}
         # Told first: a poll or stream must end with this, not with the news that it was taken out of a channel.
-        await self._read([("PUBLISH", self._keys.bus(self._keys.partition(user)), f"close\x1f{user}")])
+        # The records say it, too: the message may meet a node that is just subscribing again.
+        kicks: list[tuple[str | int, ...]] = []
+        for key, record in records.items():
+            kicks.append(("HSET", self._keys.record(*key), "kicked", record.number))
+            kicks.append(("PEXPIRE", self._keys.record(*key), KICKED_MS))
+        await self._read([*kicks, ("PUBLISH", self._keys.bus(self._keys.partition(user)), f"close\x1f{user}")])
         ended: set[str] = set()
         for name in channels:
             ended |= set(await self._take_out(user, name))

@@ -142,6 +142,7 @@ async def _join_as_member(
         state=state,
         revive=revive,
         show=sees,
+        settled=True,
         cursor=cursor,
     )
     membership.ttl_ms = joined.ttl_ms
@@ -220,7 +221,6 @@ async def _rejoin_as_member(session: Session, membership: Membership, show: bool
         state=membership.state,
         revive=True,
         show=show,
-        settled=show,
     )
     membership.lives_on()
     return joined.view

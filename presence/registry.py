@@ -24,7 +24,7 @@ REASSERT_STEPS = 20
 CAUGHT_UP_AT_ONCE = 500
 RETRY_S = 0.2
 
-Numbers = Callable[[list[tuple[str, str]]], Awaitable[list[int]]]
+Numbers = Callable[[list[tuple[str, str]]], Awaitable[list[tuple[int, int]]]]
 Registered = Callable[[list[tuple[str, str, str]]], Awaitable[list[bool]]]
 
 
@@ -99,8 +99,10 @@ class Registry:
                     break
                 except Unavailable:
                     await asyncio.sleep(RETRY_S)
-            for session, number in zip(part, newest, strict=True):
+            for session, (number, kicked) in zip(part, newest, strict=True):
                 session.heard_number(number)
+                if session.number and kicked >= int(session.number):
+                    session.disconnected()
             for place, lives in zip(places, live, strict=True):
                 if not lives:
                     place.session.verify(place.channel)

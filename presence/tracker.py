@@ -121,7 +121,7 @@ class Tracker:
         revive: bool = False,
         replace_info: bool = False,
         show: bool = True,
-        settled: bool = True,
+        settled: bool = False,
         cursor: tuple[str, int] | None = None,
     ) -> Joined:
         """Enter or refresh. `revive`: not over a tombstone (raises Ended), as for a session that never left;
@@ -226,7 +226,6 @@ class Tracker:
             state=state or "",
             replace_info=info is not None,
             show=False,
-            settled=False,
         )
         if joined.ttl_ms != held[channel].ttl_ms:  # it has kept its own
             await self.note(user, session, "", None, {channel: Held(joined.ttl_ms, False)}, limit=False)

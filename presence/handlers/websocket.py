@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 MESSAGES_PER_TURN = 64  # then the other connections have their turn
 REPLIES_PER_SEND = 64  # well below the mailbox's bound: who sends many commands at once is not therefore too slow
+SECOND_LOOK_S = 0.1
 PING_FRAME = websocket_frame(b"", PING)
 
 log = logs.get(__name__)
@@ -53,13 +54,14 @@ class WebSocketWire(Wire):
 
     transport = "websocket"
 
-    __slots__ = ("_parser", "_ping_s", "_pong")
+    __slots__ = ("_parser", "_ping_s", "_pong", "_suspect")
 
     def __init__(self, services: Services, sock: socket.socket, session: Session | None, mailbox: Mailbox) -> None:
         super().__init__(services, sock, session, mailbox)
         self._parser: Parser | None = Parser()
         self._pong: bytes | None = None
         self._ping_s = 0.0
+        self._suspect = False
 
     def interval_s(self, session: Session) -> float:
         self._ping_s = session.ping_every_s
@@ -69,9 +71,14 @@ class WebSocketWire(Wire):
         left_s = session.silent_after_s - (self.services.wheel.awake_s - self.heard_s)
         if self.is_paused:  # it is we who do not listen
             left_s = session.ping_every_s
+        elif left_s <= 0 and not self._suspect:
+            self._suspect = True  # a starved node may have input that it has not read yet
+            left_s = SECOND_LOOK_S
         elif left_s <= 0:
             self.mailbox.close(CloseCode.SILENT, "nothing heard for a ttl")
             return
+        else:
+            self._suspect = False
         self.send_control(PING_FRAME)
         self._ping_s = session.ping_every_s
         self.move_tick(min(self._ping_s, left_s))
