@@ -1,4 +1,4 @@
-"""What a node has to offer to a conversation: made once by app.py, received by everybody else."""
+"""What a node has to offer to a conversation: made once by node.py, received by everybody else."""
 
 from __future__ import annotations
 
