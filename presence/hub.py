@@ -42,7 +42,7 @@ class Hub:
         self._metrics = metrics
         self._topics: dict[str, Topic] = {}
         self._dirty: dict[Topic, None] = {}
-        self._restoring: set[Subscriber] = set()  # who is being brought up to the topic from the log
+        self._restoring: set[tuple[Topic, Subscriber]] = set()  # who is being brought up to the topic from the log
         self._tick: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -186,8 +186,8 @@ class Hub:
         return Frame(payload, channel=topic.channel, epoch=topic.epoch, seq=seq, at_ms=at_ms)
 
     def _restore_soon(self, topic: Topic, subscriber: Subscriber) -> None:
-        if subscriber not in self._restoring:
-            self._restoring.add(subscriber)
+        if (topic, subscriber) not in self._restoring:
+            self._restoring.add((topic, subscriber))
             self._start(self._restore(topic, subscriber))
 
     async def _restore(self, topic: Topic, subscriber: Subscriber) -> None:
@@ -202,10 +202,10 @@ class Hub:
             if subscriber not in topic.subscribers:
                 break
             if (subscriber.epoch, subscriber.seq) == asked:  # else something else has moved it on meanwhile
-                self._restoring.discard(subscriber)
+                self._restoring.discard((topic, subscriber))
                 self._show(topic, subscriber, view)
                 return
-        self._restoring.discard(subscriber)
+        self._restoring.discard((topic, subscriber))
 
     def _show(self, topic: Topic, subscriber: Subscriber, view: View) -> None:
         if view.recovered and view.items:

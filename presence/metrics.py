@@ -52,7 +52,9 @@ class Metrics:
         self.sessions = {name: sessions.labels(name) for name in TRANSPORTS}
         connections = Counter("presence_connections_total", "Connections opened", ["transport"], registry=registry)
         self.connections = {name: connections.labels(name) for name in TRANSPORTS}
-        deliveries = Counter("presence_deliveries_total", "Frames of events put for clients", ["transport"], registry=registry)
+        deliveries = Counter(
+            "presence_deliveries_total", "Frames of events put for clients", ["transport"], registry=registry
+        )
         self.deliveries = {name: deliveries.labels(name) for name in TRANSPORTS}
         self.delivery = Histogram(
             "presence_delivery_seconds",

@@ -58,6 +58,8 @@ async def enter(
         session.mailbox.put(Frame(payload, channel=channel, epoch=view.epoch, seq=view.seq))
     if membership.topic is not None:
         session.services.hub.attach(membership.topic, membership, view)
+        if not session.identity.may("see", channel):  # a token came meanwhile: only now is there something to end
+            lose_sight(session, membership)
 
 
 async def _take_place(
@@ -164,6 +166,14 @@ def _restore(session: Session, membership: Membership) -> None:
         membership.topic = None
 
 
+def lose_sight(session: Session, membership: Membership) -> None:
+    """A newer token does not grant to see: an observer is out, a member stays and hears nothing more."""
+    if membership.role == "observer":
+        session.taken_out(membership)
+    else:
+        stop_watching(session, membership)
+
+
 def stop_watching(session: Session, membership: Membership) -> None:
     """No more events: the token does not grant to see any more."""
     if membership.topic is not None:
@@ -208,6 +218,8 @@ async def rejoin(session: Session, membership: Membership) -> None:
         await _undo(session, channel)
         return
     if view is None or topic is None or session.channels.get(channel) is not membership:
+        return
+    if membership.topic is not topic:  # a token that came meanwhile does not grant to see any more
         return
     session.mailbox.put(joined_frame(channel, membership.role, view))
     session.services.hub.attach(topic, membership, view)

@@ -182,12 +182,8 @@ class Session:
         self.identity = identity
         self._watch_token()
         for membership in list(self.channels.values()):
-            if identity.may("see", membership.channel):
-                continue
-            if membership.role == "observer":
-                self.taken_out(membership)
-            else:
-                places.stop_watching(self, membership)
+            if not identity.may("see", membership.channel):
+                places.lose_sight(self, membership)
 
     def taken_out(self, membership: Membership) -> None:
         """A back end or another connection ended our membership: say so, and nothing more of the channel."""
