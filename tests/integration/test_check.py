@@ -1,4 +1,4 @@
-"""`presence check` names each problem of a real Redis that has it, and says what to do (issue 3, point 9)."""
+"""`presence check` names each problem of a real Redis that has it, and says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded server: private, lasting, alone on its folder, and gone with its node (issue 3, point 9)."""
+"""The embedded server: private, lasting, alone on its folder, and gone with its node."""
 
 from __future__ import annotations
 
