@@ -33,8 +33,8 @@ class Session:
 
     __slots__ = (
         "_bucket", "_counted", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone",
-        "heard_s", "id", "identity", "kicked", "left", "left_by_client", "mailbox", "noted_at", "number",
-        "ping_every_s", "positions", "renumbering", "services", "silent_after_s", "transport", "watched",
+        "heard_s", "id", "identity", "kicked", "kicked_number", "left", "left_by_client", "mailbox", "noted_at",
+        "number", "ping_every_s", "positions", "renumbering", "services", "silent_after_s", "transport", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class Session:
         self.gone: set[str] = set()  # timed out of, or taken out of, and not joined or left since
         self.ended = False
         self.kicked = False
+        self.kicked_number = 0
         self.left_by_client = False
         self.noted_at = time.monotonic()
         self.renumbering = False
@@ -93,7 +94,7 @@ class Session:
         """Take the next number; raises Replaced if a still newer connection was heard of."""
         token_end_ms, streaming = int(self.identity.expires_at * 1000), self.transport != "longpoll"
         record = await self.services.tracker.connect(self.user, self.id, token_end_ms, streaming, self.number)
-        self.number = record.number
+        self.number, self.kicked_number = record.number, record.kicked
         if self._heard_number > int(self.number):
             raise Replaced("a newer connection of this session is open")
         rows = record.channels.items()

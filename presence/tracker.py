@@ -77,7 +77,7 @@ class Tracker:
         )
         if reply[0] == b"replaced":
             raise Replaced("a newer connection of this session is open")
-        return Record(reply[0].decode(), held_channels(reply[2:]))
+        return Record(reply[0].decode(), held_channels(reply[2:]), kicked=int(reply[1]))
 
     async def release(self, user: str, session: str, number: str) -> None:
         """Say that this connection of the session is over."""

@@ -57,6 +57,8 @@ class EventsHandler(ClientHandler):
             session.positions |= {channel: known_place for channel, known_place in known.items() if known_place}
             with suppress(Replaced):  # then all it is told is that
                 await session.open()
+            if place is not None and session.kicked_number >= place.number:  # between two polls: it was not there
+                session.disconnected()
             if streaming:
                 session.greet()
             if not session.ended:

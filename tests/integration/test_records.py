@@ -61,3 +61,17 @@ async def test_a_left_channel_stays_left_for_whoever_goes_on_with_next(stage: St
         assert [(frame["type"], frame["code"]) for frame in answer["frames"]] == [("error", "not_joined")]
     assert joined["type"] == "joined"
     assert [(frame["type"], frame["channel"]) for frame in fourth["frames"]] == [("joined", room)]
+
+
+@run_async
+async def test_a_poller_that_was_between_two_polls_when_it_was_disconnected_is_told_so(stage: Stage) -> None:
+    room, user = stage.channel, f"between-{stage.channel}"
+    first = (await stage.poll(stage.a, user, room, session=SESSION)).json()
+
+    ended = await stage.ask("POST", "users", user, "disconnect", json={})
+    second = (await stage.poll(stage.b, user, room, session=SESSION, since=first["next"])).json()
+    fresh = (await stage.poll(stage.b, user, room, session=SESSION)).json()
+
+    assert ended == {"sessions": 1}
+    assert [(frame["type"], frame["code"]) for frame in second["frames"]] == [("close", 4003)]
+    assert [frame["type"] for frame in fresh["frames"]] == ["joined"]
