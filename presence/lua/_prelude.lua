@@ -63,13 +63,14 @@ local function last_seen(session, deadline)
   return math.min(deadline - session.ttl, now)
 end
 
--- A number as given by the caller, or, where none was, the owner's own; a closed owner is taken over.
+-- A number as given by the caller, or, where none was, the owner's own. A closed owner is taken over by the very next
+-- number: a connection that has got its own meanwhile, and is about to join with it, has a higher one.
 local function acting_number(given, session)
   if given ~= '' then
     return tonumber(given)
   end
   if session.closed > 0 then
-    return math.max(session.number + 1, now_us)
+    return session.number + 1 -- guard: order of connection numbers
   end
   return session.number
 end

@@ -99,6 +99,11 @@ GUARDS = [
         Cut("touch.lua", "if session.number > number then" + ORDER, "if false then"),
     ),
     Guard(
+        "order-of-numbers-after-a-beat",
+        numbers.a_beat_between_two_connections_does_not_replace_the_newer_one,
+        Cut("touch.lua", "return session.number + 1" + ORDER, "return math.max(session.number + 1, now_us)"),
+    ),
+    Guard(
         "order-of-numbers-over-a-tombstone",
         numbers.an_older_join_does_not_undo_a_leave,
         Cut("join.lua", "if tomb and tomb > number then", "if false then"),

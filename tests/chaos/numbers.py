@@ -57,6 +57,20 @@ async def an_older_heartbeat_does_not_cancel_the_grace(bench: Workbench) -> None
     await gone_after_the_grace(bench)
 
 
+async def a_beat_between_two_connections_does_not_replace_the_newer_one(bench: Workbench) -> None:
+    """A stream was closed by its client and the next one has its number; a beat by HTTP comes before its join."""
+    node = await bench.node()
+    await bench.join(number=OLDER)
+    await node.tracker.close(ROOM, "alice", "session-1", OLDER)
+    (word,) = await node.tracker.heartbeats_of([(ROOM, "alice", "session-1")])
+    assert word == "refreshed"
+
+    await late(bench.join(number=NEWER))
+    await node.tracker.close(ROOM, "alice", "session-1", NEWER)
+
+    await gone_after_the_grace(bench)
+
+
 async def an_older_join_does_not_undo_a_leave(bench: Workbench) -> None:
     """The newest connection left, before the join of the one before it arrived: nothing was registered yet."""
     node = await bench.node()
