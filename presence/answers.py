@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from presence.errors import NotJoined, PresenceError
-from presence.lua import Reply
+from presence.lanes import Reply
 
 
 class Replaced(PresenceError):

@@ -45,6 +45,8 @@ class Caller:
             words = {} if only_bye else await self._show_life()
         except PresenceError as error:
             problem = error
+            if isinstance(error, Unavailable) and not only_bye:
+                await self._show_life_elsewhere()
         replies, bytes_left = [], MAX_ANSWER_BYTES
         for command in commands:
             if bytes_left <= 0 and problem is None:
@@ -81,6 +83,12 @@ class Caller:
         if items and self._record.left_ms < max(60_000, 3 * longest) - longest:  # once per ttl
             await tracker.note(user, self._id, "", None, channels, limit=False)
         return dict(zip(channels, words, strict=True))
+
+    async def _show_life_elsewhere(self) -> None:
+        """The record cannot be read: the node that has the connection knows where the session is."""
+        services, user = self._services, self._identity.user
+        if not services.registry.show_life(user, self._id):
+            await services.directory.tell_alive(user, self._id)
 
     async def _join(self, command: Command, words: dict[str, str]) -> bytes:
         channel, role = channel_name(command.get("channel")), role_of(command)

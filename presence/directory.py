@@ -7,21 +7,20 @@ nothing, so the whole is `Unavailable` then: a half-filled list must never look 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-
-import redis.asyncio
-from redis.exceptions import RedisError
 
 from presence.answers import Record, held_channels
 from presence.auth import Identity
 from presence.errors import NotJoined, Unavailable
 from presence.keys import Keys, entry
+from presence.lanes import Lanes
 from presence.tracker import Tracker
 
 SESSIONS_ASKED = 200
-AT_ONCE = 32
+AT_ONCE = 1000
 KICKED_MS = 180_000  # by then every node has subscribed again and read it
 
 
@@ -49,10 +48,8 @@ class UserPresence:
 class Directory:
     """Reads that no single script can answer."""
 
-    def __init__(self, client: redis.asyncio.Redis, keys: Keys, tracker: Tracker, is_away: Callable[[], bool]) -> None:
-        self._client = client
-        self._is_away = is_away
-        self._room = asyncio.Semaphore(AT_ONCE)  # a pool that is used up must not look like a Redis that is away
+    def __init__(self, lanes: Lanes, keys: Keys, tracker: Tracker) -> None:
+        self._lanes = lanes
         self._keys = keys
         self._tracker = tracker
 
@@ -118,8 +115,7 @@ class Directory:
 
     async def unwatch(self, user: str, session: str, channel: str) -> None:
         """Tell the node that has the session's connection that it stops observing."""
-        parts = ("unwatch", user, session, channel)
-        await self._read([("PUBLISH", self._keys.bus(self._keys.partition(user)), "\x1f".join(parts))])
+        await self._tell("unwatch", user, session, channel)
 
     async def registered(self, places: list[tuple[str, str, str]]) -> list[bool]:
         """Whether each (channel, user, session) is a live session."""
@@ -130,9 +126,20 @@ class Directory:
 
     async def renew_token(self, identity: Identity, session: str) -> None:
         """Tell the node that has the session's connection, whichever it is, of a newer token."""
-        bus = self._keys.bus(self._keys.partition(identity.user))
-        parts = ("token", identity.user, session, str(identity.expires_at), identity.grants.to_text())
-        await self._read([("PUBLISH", bus, "\x1f".join(parts))])
+        await self._tell("token", identity.user, session, str(identity.expires_at), identity.grants.to_text())
+
+    async def tell_alive(self, user: str, session: str) -> None:
+        """Tell the node that has the session's connection of a sign of life, over a server that answers: the one
+        that has the session's record does not."""
+        tried = {None, self._lanes.home(self._keys.script(self._keys.partition(user))[0])}
+        for number in range(self._keys.partitions):
+            home = self._lanes.home(self._keys.script(number)[0])
+            if home not in tried:
+                tried.add(home)
+                with suppress(Unavailable):
+                    command, bus = self._keys.telling(number).split(" ", 1)
+                    await self._lanes.send(bus, command, bus, "\x1f".join(("alive", user, session)))
+                    return
 
     async def disconnect(self, user: str, channel: str | None) -> int:
         """Take the user out of one channel, or out of all and close the connections; returns sessions ended."""
@@ -147,7 +154,8 @@ class Directory:
         for key, record in records.items():
             kicks.append(("HSET", self._keys.record(*key), "kicked", record.number))
             kicks.append(("PEXPIRE", self._keys.record(*key), KICKED_MS))
-        await self._read([*kicks, ("PUBLISH", self._keys.bus(self._keys.partition(user)), f"close\x1f{user}")])
+        await self._read(kicks)
+        await self._tell("close", user)
         ended: set[str] = set()
         for name in channels:
             ended |= set(await self._take_out(user, name))
@@ -161,6 +169,11 @@ class Directory:
         except Unavailable:
             return
 
+    async def _tell(self, word: str, user: str, *more: str) -> None:
+        """Publish on the bus of the user's partition."""
+        command, bus = self._keys.telling(self._keys.partition(user)).split(" ", 1)
+        await self._lanes.send(bus, command, bus, "\x1f".join((word, user, *more)))
+
     async def _take_out(self, user: str, channel: str) -> list[str]:
         try:
             return (await self._tracker.leave(channel, user, "", "", "disconnected"))[1]
@@ -173,34 +186,21 @@ class Directory:
         return {key: _record(row, 0) for key, row in found if row}
 
     async def _read(self, calls: list[Any], partitions: Iterable[int] = ()) -> list[Any]:
-        """Replies to plain commands in one pipeline; Unavailable while one of `partitions` is gathering again."""
-        if not calls:
-            return []
-        if self._is_away():
-            raise Unavailable("Redis cannot be asked right now; try again")
-        guards = list(partitions)
-        pipeline = self._client.pipeline(transaction=False)
-        if guards:
-            pipeline.execute_command("TIME")
-        for number in guards:
-            pipeline.hmget(self._keys.script(number)[0], "birth", "settling")
-        for call in calls:
-            pipeline.execute_command(*call)
-        try:
-            async with self._room:
-                if self._is_away():
-                    raise Unavailable("Redis cannot be asked right now; try again")
-                replies = await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise Unavailable("Redis cannot be asked right now; try again") from error
-        if not guards:
-            return replies
-        seconds, micros = replies[0]
-        now = int(seconds) * 1000 + int(micros) // 1000
-        for birth, settling in replies[1 : len(guards) + 1]:
+        """Replies to plain commands, each sent to the home of its key (the word behind its name); Unavailable while
+        one of `partitions` is gathering again."""
+        replies: list[Any] = []
+        for at in range(0, len(calls), AT_ONCE):
+            replies += await asyncio.gather(*(self._lanes.send(call[1], *call) for call in calls[at : at + AT_ONCE]))
+        # Asked last: what was read after a loss of data must not pass for all there is.
+        guards = [self._keys.script(number)[0] for number in partitions]
+        clocks = [self._lanes.send(guard, "TIME") for guard in guards]
+        marks = [self._lanes.send(guard, "HMGET", guard, "birth", "settling") for guard in guards]
+        for clock, mark in zip(await asyncio.gather(*clocks), await asyncio.gather(*marks), strict=True):
+            (seconds, micros), (birth, settling) = clock, mark
+            now = int(seconds) * 1000 + int(micros) // 1000
             if not birth or now < int(settling or 0) <= now + 2000:
                 raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
-        return replies[len(guards) + 1 :]
+        return replies
 
 
 def _record(row: Any, left_ms: int) -> Record:

@@ -14,11 +14,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from presence.errors import Unavailable
 from presence.keys import SCHEMA, Keys
+from presence.lanes import Reply
 from presence.logs import get
-from presence.lua import Reply, Scripts
+from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
 from presence.tracker import announcing
@@ -26,6 +28,7 @@ from presence.tracker import announcing
 log = get(__name__)
 
 SWEEP_S = 0.050
+ROUND_S = 0.050  # how long a round waits for the servers that have not answered
 PATIENCE_MS = 100
 BATCH = 100
 UNBORN_S = 0.2  # a node that knows no birth waits this long for another's before it makes one
@@ -41,6 +44,7 @@ class Partition:
     replication: str = ""
     first_asked: float | None = None
     settling: bool = False
+    asked: bool = False
     full: bool = False
     left: int = 0
     swept_at: float = field(default=-UP_S)
@@ -51,8 +55,9 @@ class Expiry:
     stalls, `on_ended` who was announced as gone."""
 
     def __init__(
-        self, scripts: Scripts, keys: Keys, settings: Settings, metrics: Metrics, hears: Callable[[], bool]
+        self, scripts: Scripts, keys: Keys, settings: Settings, metrics: Metrics, hears: Callable[[int], bool]
     ) -> None:
+        """`hears`: whether the notifications of a partition's server arrive."""
         self._scripts = scripts
         self._keys = keys
         self._settings = settings
@@ -63,7 +68,7 @@ class Expiry:
         self._claiming: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self.on_lost_data: Callable[[int], None] = lambda partition: None
-        self.on_trouble: Callable[[], None] = lambda: None
+        self.on_trouble: Callable[[int], None] = lambda partition: None
         self.on_ended: Callable[[str, str, int], None] = lambda user, session, last_seen: None
 
     @property
@@ -112,20 +117,29 @@ class Expiry:
             await asyncio.sleep(0)
 
     async def _round(self, mode: str, partitions: list[Partition]) -> None:
-        calls = []
+        """Ask for each partition and wait for the answers, but not for a server that stands still: the others must
+        not look as if nobody swept them."""
+        asked = []
         for partition in partitions:
-            again = mode == "repeat" and partition.full
-            skip = partition.left if again else 0
-            calls.append((partition, self._call(partition, "repeat" if again else "sweep", skip)))
-        for partition, call in calls:
-            partition.full, partition.left = False, 0
-            try:
-                reply = await call
-            except Unavailable:
-                self.on_trouble()
-                continue
+            if not partition.asked:
+                again = mode == "repeat" and partition.full
+                call = self._call(partition, "repeat" if again else "sweep", partition.left if again else 0)
+                partition.asked, partition.full, partition.left = True, False, 0
+                call.add_done_callback(partial(self._answered, partition))
+                asked.append(call)
+        if asked:
+            await asyncio.wait(asked, timeout=ROUND_S)
+
+    def _answered(self, partition: Partition, call: asyncio.Future[Reply]) -> None:
+        partition.asked = False
+        if call.cancelled() or isinstance(call.exception(), Unavailable):
+            self.on_trouble(partition.number)
+            return
+        try:
+            self._learn(partition, call.result())
             partition.swept_at = time.monotonic()
-            self._learn(partition, reply)
+        except Exception as error:  # one partition's fault must not end the sweeps of the others
+            log.error("sweep_failed", error=type(error).__name__)
 
     def _call(
         self, partition: Partition, mode: str, skip: int, entries: list[str] | None = None
@@ -142,7 +156,7 @@ class Expiry:
                 partition.birth,
                 int(may_make),
             ),
-            *(secrets.token_hex(8), SCHEMA, self._keys.partitions, PATIENCE_MS if self._hears() else 0),
+            *(secrets.token_hex(8), SCHEMA, self._keys.partitions, PATIENCE_MS if self._hears(partition.number) else 0),
             *(self._settings.ttl_ms, skip, BATCH, *(entries or ())),
         ]
         return self._scripts.call("expire", self._keys.script(partition.number), arguments)
@@ -157,12 +171,15 @@ class Expiry:
             partition.full, partition.left = reply[4] == 1, int(reply[5])
         if reply[6] == 1:
             self._metrics.holds.inc()
-            self.on_trouble()
+            self.on_trouble(partition.number)
             log.warning("hold_started", partition=partition.number, why="nobody swept, or Redis changed")
         if (partition.birth and birth != partition.birth) or (
             partition.replication and replication != partition.replication
         ):
-            log.warning("data_lost_or_rolled_back", partition=partition.number, new_birth=birth != partition.birth)
+            if birth != partition.birth:
+                log.warning("data_lost", partition=partition.number)
+            else:
+                log.info("another_server", partition=partition.number, why="restarted, failed over or moved")
             self.on_lost_data(partition.number)
         partition.birth, partition.replication = birth, replication
         won = 0

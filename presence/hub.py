@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from presence import events
@@ -92,12 +92,12 @@ class Hub:
             return
         self._apply(topic, event.text, event.at_ms)
 
-    async def reconcile(self, partition: int | None = None) -> None:
-        """Read all topics (of a partition) again from the log: after a new subscription, or lost data."""
+    async def reconcile(self, partitions: Collection[int] | None = None) -> None:
+        """Read all topics (of these partitions) again from the log: after a new subscription, or lost data."""
         topics = [
             topic
             for topic in self._topics.values()
-            if topic.positioned and (partition is None or self._tracker.keys.partition(topic.channel) == partition)
+            if topic.positioned and (partitions is None or self._tracker.keys.partition(topic.channel) in partitions)
         ]
         for at in range(0, len(topics), RECONCILE_AT_ONCE):
             await asyncio.gather(*(self._reconcile(topic) for topic in topics[at : at + RECONCILE_AT_ONCE]))

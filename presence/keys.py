@@ -47,6 +47,7 @@ class Keys:
         # before its first line instead of running it on half of the data.
         self._script_keys = [(f"{base}guard", f"{base}never") for base in self._bases]
         self._buses = [f"{base}bus:{database}" for base in self._bases]  # PUBLISH ignores the database
+        self.sharded = False  # whether the buses are sharded channels, as in a Cluster
         self._alive = {f"{base}alive:": number for number, base in enumerate(self._bases)}
 
     def partition(self, name: str) -> int:
@@ -60,6 +61,10 @@ class Keys:
     def bus(self, partition: int) -> str:
         """Channel on which the partition's events and control messages are published."""
         return self._buses[partition]
+
+    def telling(self, partition: int) -> str:
+        """The partition's bus for a script, with the command that reaches it: `PUBLISH name` or `SPUBLISH name`."""
+        return f"{'SPUBLISH' if self.sharded else 'PUBLISH'} {self._buses[partition]}"
 
     def canary(self, partition: int, node: str) -> str:
         """Key whose expiry, and channel whose echo, shows that this node's subscription delivers."""

@@ -18,6 +18,7 @@ from presence.topic import Topic
 if TYPE_CHECKING:
     from presence.session import Session
 
+NEVER = float("-inf")
 Heard = Callable[["Membership", str | None], None]
 
 
@@ -25,8 +26,8 @@ class Membership:
     """A member or observer; with a topic it is the topic's subscriber."""
 
     __slots__ = (
-        "again", "channel", "entry", "epoch", "generation", "good_until", "heard_end", "joining", "partition",
-        "proven", "rejoining", "role", "seq", "session", "state", "topic", "touching", "ttl_ms",
+        "again", "asked_at", "channel", "entry", "epoch", "generation", "good_until", "heard_end", "joining",
+        "partition", "proven", "rejoining", "role", "seq", "session", "state", "topic", "touching", "ttl_ms",
     )  # fmt: skip
 
     def __init__(self, session: Session, channel: str, partition: int, role: str, ttl_ms: int) -> None:
@@ -47,6 +48,7 @@ class Membership:
         self.rejoining = False
         self.proven = False  # joined by this connection, or a heartbeat of it was taken
         self.good_until = 0.0  # monotonic
+        self.asked_at = NEVER  # when this connection asked for the join that made it (monotonic)
         self.heard_end = False
 
     @property

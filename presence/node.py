@@ -12,23 +12,21 @@ import random
 import secrets
 from contextlib import suppress
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from presence import events, logs
+from presence.addresses import parse_redis_url
 from presence.auth import Authenticator
 from presence.broker import Broker
 from presence.directory import Directory
-from presence.errors import BadSetting, CloseCode
+from presence.errors import BadSetting, CloseCode, Unavailable
 from presence.events import Event
 from presence.expiry import Expiry
 from presence.handlers import make_application
 from presence.hub import Hub
 from presence.keys import SCHEMA, Keys
+from presence.lanes import Lanes
 from presence.limits import Admission
 from presence.lua import Scripts
 from presence.mailbox import Frame
@@ -36,12 +34,12 @@ from presence.metrics import Metrics
 from presence.registry import Registry
 from presence.services import Services
 from presence.settings import Settings, masked_url
+from presence.topology import make_topology
 from presence.tracker import Tracker
 from presence.wheel import Wheel
 
 log = logs.get(__name__)
 
-TIMEOUT_S = 0.9  # twice this, a lost connection and its successor, stays below the promised 2 s
 WATCH_S = 1.0
 POLICY_EVERY = 10
 DRAIN_STEPS = 50
@@ -56,20 +54,21 @@ class Node:
         self.redis_url = redis_url
         self.name = secrets.token_hex(4)
         self.metrics = Metrics()
-        self._client = _client(redis_url, TIMEOUT_S)
-        self._sweeper = _client(redis_url, TIMEOUT_S)  # whatever the others do, silence is noticed
-        self._listener = _client(redis_url, None)  # a subscription may be silent; its canary tells if it is dead
-        database = self._client.connection_pool.connection_kwargs.get("db") or 0
-        self.keys = Keys(settings.key_prefix, settings.partitions, database)
-        self._sweeps = Scripts(self._sweeper)
+        url = parse_redis_url(redis_url)
+        self.keys = Keys(settings.key_prefix, settings.partitions, url.database)
+        self._guards = [self.keys.script(number)[0] for number in range(settings.partitions)]
+        self.topology = make_topology(url, self._guards)
+        self._sweeps = Lanes(self.topology)  # of its own: whatever the others do, silence is noticed
         # The sweep asks all the time: what it finds away nobody else needs to wait for.
-        self.scripts = Scripts(self._client, lambda: self._sweeps.away)
+        self._commands = Lanes(self.topology, self._sweeps.away)
+        self.scripts = Scripts(self._commands)
         self.tracker = Tracker(self.scripts, self.keys, settings, self.name, self.metrics)
-        self.directory = Directory(self._client, self.keys, self.tracker, lambda: self._sweeps.away)
+        self._reads = Lanes(self.topology, self._sweeps.away)
+        self.directory = Directory(self._reads, self.keys, self.tracker)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
-        self.broker = Broker(self._listener, self._client, self.keys, self.name, self.metrics)
-        self.expiry = Expiry(self._sweeps, self.keys, settings, self.metrics, lambda: self.broker.hears_expiries)
+        self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
+        self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
         self.services = Services(
             *(settings, self.name, self.tracker, self.directory, self.hub, self.registry, self.wheel),
@@ -96,6 +95,8 @@ class Node:
 
     async def start(self) -> None:
         """Return when the node can serve."""
+        await self.topology.start()
+        self.keys.sharded = self.topology.sharded
         await self._agree_on_schema()
         loop = asyncio.get_running_loop()
         self.broker.start()
@@ -157,9 +158,9 @@ class Node:
         for task in [*self._tasks, *self.services.tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
-        for client in (self._client, self._sweeper, self._listener):
-            with suppress(RedisError, OSError, asyncio.TimeoutError):
-                await asyncio.wait_for(client.aclose(), 1)
+        for lanes in (self._sweeps, self._commands, self._reads):
+            await lanes.close()
+        await self.topology.stop()
 
     # ---- below: private ----
 
@@ -173,31 +174,40 @@ class Node:
         self.expiry.on_trouble = self.services.disturbed
         self.expiry.on_ended = lambda user, session, seen: self._seen.append((user, session, seen))
 
-    async def _subscribed(self) -> None:
-        """What the buses said until now may be lost: read it again where it is kept."""
+    async def _subscribed(self, partitions: frozenset[int]) -> None:
+        """What the buses of these said until now may be lost: read it again where it is kept."""
         directory = self.directory
-        await asyncio.gather(self.hub.reconcile(), self.registry.catch_up(directory.numbers, directory.registered))
+        await asyncio.gather(
+            self.hub.reconcile(partitions),
+            self.registry.catch_up(directory.numbers, directory.registered, partitions),
+        )
 
     def _heard_event(self, event: Event) -> None:
         self.hub.deliver(event)
         self.registry.heard_event(event)
 
     def _lost_data(self, partition: int) -> None:
-        self.services.disturbed()
+        self.services.disturbed(partition)
         self.registry.reassert(partition)
-        self.services.start(self.hub.reconcile(partition))
+        self.services.start(self.hub.reconcile({partition}))
 
     async def _agree_on_schema(self) -> None:
         """Refuse to work beside nodes that cut the data differently."""
         while True:
             try:
-                schema, partitions = await self._client.hmget(self.keys.script(0)[0], "schema", "partitions")
+                guard = self._guards[0]
+                schema, partitions = await self._reads.send(guard, "HMGET", guard, "schema", "partitions")
                 break
-            except (TimeoutError, RedisError, OSError) as error:
-                log.warning("redis_unreachable", error=type(error).__name__, redis=masked_url(self.redis_url))
+            except Unavailable:
+                log.warning("redis_unreachable", redis=masked_url(self.redis_url))
                 await asyncio.sleep(1)
         if schema is not None and int(schema) > int(SCHEMA):
             raise BadSetting(f"the data in Redis have schema {int(schema)}, newer than {SCHEMA}: upgrade this node")
+        if schema is not None and int(schema) < int(SCHEMA):
+            raise BadSetting(
+                f"the data in Redis have schema {int(schema)}, older than {SCHEMA}: nodes of an older version work "
+                "there; stop them first, and give this one another PRESENCE_KEY_PREFIX"
+            )
         if partitions is not None and int(partitions) != self.settings.partitions:
             raise BadSetting(
                 f"PRESENCE_PARTITIONS={self.settings.partitions}: this deployment was started with "
@@ -223,23 +233,10 @@ class Node:
             await asyncio.sleep(WATCH_S)
 
     async def _look_for_eviction(self) -> None:
-        with suppress(RedisError, OSError, asyncio.TimeoutError):
-            memory = await self._client.info("memory")
-            self._evicting = memory.get("maxmemory_policy", "noeviction") != "noeviction"
-            if self._evicting:
-                log.error(
-                    "redis_evicts",
-                    policy=memory["maxmemory_policy"],
-                    remedy="set maxmemory-policy noeviction",
-                )
-
-
-def _client(url: str, timeout_s: float | None) -> redis.asyncio.Redis:
-    return redis.asyncio.from_url(
-        url,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),  # a script that the library repeats runs twice
-        health_check_interval=0,
-    )
+        servers = {self.topology.home(guard): guard for guard in self._guards}
+        with suppress(Unavailable):
+            memories = [await self._reads.send(guard, "INFO", "memory") for guard in servers.values()]
+            policies = {str(memory.get("maxmemory_policy", "noeviction")) for memory in memories} - {"noeviction"}
+            self._evicting = bool(policies)
+            if policies:
+                log.error("redis_evicts", policy=",".join(policies), remedy="set maxmemory-policy noeviction")

@@ -7,6 +7,7 @@ everything as it was.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ async def _take_place(
     membership.generation += 1
     membership.heard_end = False
     membership.joining, membership.touching = True, False
+    asked_at = time.monotonic()
     try:
         if role == "observer":
             await _note_observer(session, channel)
@@ -86,6 +88,7 @@ async def _take_place(
     except BaseException:
         _restore(session, membership)
         raise
+    membership.asked_at = asked_at
     membership.joining = False
     if session.ended:  # the connection ended meanwhile; the session lives its ttl, like any that is cut off
         _restore(session, membership)
@@ -197,7 +200,7 @@ def joined_frame(channel: str, role: str, view: View, command_id: int | None = N
     return Frame(payload, channel=channel, epoch=view.epoch, seq=view.seq)
 
 
-async def rejoin(session: Session, membership: Membership) -> None:
+async def rejoin(session: Session, membership: Membership, *, revive: bool = True) -> None:
     """Join again what timed out while this node or Redis stood still, or what Redis lost; the client gets a fresh
     `joined`. While the partition is gathering its members the frame comes from the hub, when it is readable."""
     channel, topic = membership.channel, membership.topic
@@ -206,11 +209,11 @@ async def rejoin(session: Session, membership: Membership) -> None:
     membership.touching, membership.joining = False, True
     try:
         try:
-            view = await _rejoin_as_member(session, membership, show=topic is not None)
+            view = await _rejoin_as_member(session, membership, show=topic is not None, revive=revive)
         except Unavailable as problem:
             if problem.retry_ms != 2000:
                 raise
-            await _rejoin_as_member(session, membership, show=False)
+            await _rejoin_as_member(session, membership, show=False, revive=revive)
             view = None
     finally:
         membership.joining = False
@@ -225,13 +228,13 @@ async def rejoin(session: Session, membership: Membership) -> None:
     session.services.hub.attach(topic, membership, view)
 
 
-async def _rejoin_as_member(session: Session, membership: Membership, show: bool) -> View:
+async def _rejoin_as_member(session: Session, membership: Membership, *, show: bool, revive: bool) -> View:
     joined = await session.services.tracker.join(
         *(membership.channel, session.user, session.id, session.number),
         ttl_ms=membership.ttl_ms,
         info=session.identity.info,
         state=membership.state,
-        revive=True,
+        revive=revive,
         show=show,
     )
     membership.lives_on()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection
+from typing import TYPE_CHECKING, TypeVar
 
 from presence.errors import Unavailable
 from presence.events import Event
@@ -24,6 +24,8 @@ REASSERT_STEPS = 20
 CAUGHT_UP_AT_ONCE = 500
 RETRY_S = 0.2
 
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 Numbers = Callable[[list[tuple[str, str]]], Awaitable[list[tuple[int, int]]]]
 Registered = Callable[[list[tuple[str, str, str]]], Awaitable[list[bool]]]
 
@@ -69,6 +71,8 @@ class Registry:
         elif kind == "replaced":
             for session in self._of(rest[0], rest[1]):
                 session.heard_number(int(rest[2]))
+        elif kind == "alive":
+            self.show_life(rest[0], rest[1])
         elif kind == "unwatch":
             for session in self._of(rest[0], rest[1]):
                 session.unwatch(rest[2])
@@ -79,6 +83,13 @@ class Registry:
             for session in self._of(rest[0], rest[1]):
                 session.take_grants(float(rest[2]), rest[3])
 
+    def show_life(self, user: str, session_id: str) -> bool:
+        """A sign of life came another way than over the session's connection; returns whether it has one here."""
+        sessions = self._of(user, session_id)
+        for session in sessions:
+            session.alive()
+        return bool(sessions)
+
     def reassert(self, partition: int) -> None:
         """Redis lost data or rolled back: show that our sessions live, all within a second, jittered."""
         running = self._reasserting.get(partition)
@@ -86,24 +97,27 @@ class Registry:
             work = self._reassert(partition)
             self._reasserting[partition] = asyncio.get_running_loop().create_task(work)
 
-    async def catch_up(self, numbers: Numbers, registered: Registered) -> None:
-        """News of newer connections, and of ended sessions, may have been lost: Redis knows them."""
-        sessions = self.all()
+    async def catch_up(self, numbers: Numbers, registered: Registered, partitions: Collection[int]) -> None:
+        """News of newer connections, and of ended sessions, may have been lost in these partitions: Redis knows."""
+        sessions = [session for session in self.all() if self._keys.partition(session.user) in partitions]
+        places = [place for session in self.all() for place in _unproved(session)]
+        places = [place for place in places if self._keys.partition(place.channel) in partitions]
+        await asyncio.gather(self._catch_up_sessions(sessions, numbers), self._catch_up_places(places, registered))
+
+    async def _catch_up_sessions(self, sessions: list[Session], numbers: Numbers) -> None:
         for at in range(0, len(sessions), CAUGHT_UP_AT_ONCE):
             part = sessions[at : at + CAUGHT_UP_AT_ONCE]
-            while True:
-                try:
-                    newest = await numbers([(session.user, session.id) for session in part])
-                    places = [place for session in part for place in _unproved(session)]
-                    live = await registered([(place.channel, place.session.user, place.session.id) for place in places])
-                    break
-                except Unavailable:
-                    await asyncio.sleep(RETRY_S)
+            newest = await _answered(numbers, [(session.user, session.id) for session in part])
             for session, (number, kicked) in zip(part, newest, strict=True):
-                session.heard_number(number)
+                session.take_number(number)
                 if session.number and kicked >= int(session.number):
                     session.disconnected()
-            for place, lives in zip(places, live, strict=True):
+
+    async def _catch_up_places(self, places: list[Membership], registered: Registered) -> None:
+        for at in range(0, len(places), CAUGHT_UP_AT_ONCE):
+            part = places[at : at + CAUGHT_UP_AT_ONCE]
+            live = await _answered(registered, [(p.channel, p.session.user, p.session.id) for p in part])
+            for place, lives in zip(part, live, strict=True):
                 if not lives:
                     place.session.verify(place.channel)
 
@@ -136,3 +150,12 @@ def _unproved(session: Session) -> list[Membership]:
     if session.transport == "websocket":
         return []
     return [place for place in session.channels.values() if place.role == "member"]
+
+
+async def _answered(ask: Callable[[Asked], Awaitable[Answer]], what: Asked) -> Answer:
+    """The answer, however long Redis takes to give one."""
+    while True:
+        try:
+            return await ask(what)
+        except Unavailable:
+            await asyncio.sleep(RETRY_S)

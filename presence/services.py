@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = get(__name__)
 
 
+NEVER = float("-inf")
+
+
 @dataclass
 class Services:
     """Everything that one node consists of."""
@@ -42,7 +45,7 @@ class Services:
     draining: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    disturbed_at: float = -1e9  # monotonic: when Redis or this node last stood still or lost something
+    disturbed_at: dict[int | None, float] = field(default_factory=dict)  # by partition; None: this node (monotonic)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Own a task until it ends."""
@@ -51,13 +54,14 @@ class Services:
         task.add_done_callback(self._ended)
         return task
 
-    def disturbed(self) -> None:
-        """Redis or this node stood still, or data were lost: timeouts around now are not the clients' fault."""
-        self.disturbed_at = time.monotonic()
+    def disturbed(self, partition: int | None = None) -> None:
+        """A partition (or this node) stood still or lost data: timeouts around now are not the clients' fault."""
+        self.disturbed_at[partition] = time.monotonic()
 
-    def calm_for(self, seconds: float) -> bool:
-        """Whether nothing of that kind happened in the last `seconds`."""
-        return time.monotonic() - self.disturbed_at > seconds
+    def calm_for(self, seconds: float, *partitions: int) -> bool:
+        """Whether nothing of that kind happened to these, or to this node, in the last `seconds`."""
+        last = max(self.disturbed_at.get(partition, NEVER) for partition in (None, *partitions))
+        return time.monotonic() - last > seconds
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

@@ -95,7 +95,7 @@ class Session:
         token_end_ms, streaming = int(self.identity.expires_at * 1000), self.transport != "longpoll"
         record = await self.services.tracker.connect(self.user, self.id, token_end_ms, streaming, self.number)
         self.number, self.kicked_number = record.number, record.kicked
-        if self._heard_number > int(self.number):
+        if self._heard_number > int(self.number) and await upkeep.newest_number(self) > int(self.number):
             raise Replaced("a newer connection of this session is open")
         rows = record.channels.items()
         held = {name: place for name, place in rows if not place.left and place.ttl_ms}
@@ -105,8 +105,7 @@ class Session:
 
     def greet(self) -> None:
         """Put the first frame of a connection."""
-        settings = self.services.settings
-        times = settings.ttl_ms, settings.grace_ms, settings.ping_ms
+        times = (self.services.settings.ttl_ms, self.services.settings.grace_ms, self.services.settings.ping_ms)
         self.mailbox.put(Frame(events.welcome(self.id, self.user, self.services.node, *times)))
 
     def keep_pace(self) -> None:
@@ -152,9 +151,15 @@ class Session:
     # ---- what the buses say ----
 
     def heard_number(self, number: int) -> None:
-        """A connection of this session got this number: the highest wins."""
-        self._heard_number = max(self._heard_number, number)
-        if self.number and not self.renumbering and self._heard_number > int(self.number):
+        """A bus says that a connection of this session got this number: the highest wins, if the record agrees."""
+        news, self._heard_number = number > self._heard_number, max(self._heard_number, number)
+        if news and self.number and not self.renumbering and number > int(self.number):
+            self.services.start(upkeep.check_number(self))
+
+    def take_number(self, newest: int) -> None:
+        """The record says that the newest connection of this session has this number."""
+        self._heard_number = newest
+        if self.number and not self.renumbering and newest > int(self.number):
             self.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
 
     def disconnected(self) -> None:
@@ -209,8 +214,7 @@ class Session:
         if self.ended:
             return
         self.left_by_client = by_client
-        number, places = self.number, [*self.channels.values()]
-        carried = list(self.carried)
+        number, places, carried = self.number, [*self.channels.values()], list(self.carried)
         self._forget()
         if number and self.transport != "longpoll":
             self.services.start(upkeep.release(self, number))

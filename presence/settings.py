@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from presence.addresses import parse_redis_url
 from presence.errors import BadSetting
 
 MIN_TTL_MS = 1000
@@ -88,11 +88,8 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _redis_url(text: str) -> str:
-    scheme = urlsplit(text).scheme
-    if scheme in ("redis+sentinel", "redis+cluster"):
-        raise ValueError(f"{scheme} is not supported yet; give the address of one redis://…")
-    if text and scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must begin with redis://, rediss:// or unix://, or be empty for an embedded server")
+    if text:
+        parse_redis_url(text)
     return text
 
 
@@ -109,7 +106,9 @@ class Settings:
     host: str = _text("address to listen on; 0.0.0.0 for all", "127.0.0.1")
     port: int = _number(8080, 0, 65_535, "port to listen on; 0 picks a free one and the ready line names it")
     redis_url: str = _option(
-        _redis_url, "redis://, rediss:// or unix:// address; empty: an embedded server", default=""
+        _redis_url,
+        "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address; empty: an embedded server",
+        default="",
     )
     data_dir: Path = field(
         default_factory=lambda: default_data_dir(os.environ),
@@ -227,7 +226,8 @@ def describe(settings: Settings) -> list[Row]:
 
 def masked_url(url: str) -> str:
     """Return the address without what opens it, fit for logs and the ready line."""
-    return re.sub(r"(?<=password=)[^&]*", "***", re.sub(r"(?<=//)[^/]*(?=@)", "***", url))
+    # Options first: an `@` in one of them must not pass for the end of user and password.
+    return re.sub(r"(?<=//).*(?=@)", "***", re.sub(r"(?<=password=)[^&]*", "***", url))
 
 
 def _flag_name(name: str) -> str:

@@ -29,7 +29,8 @@ from presence.codec import compact
 from presence.errors import Conflict, LimitExceeded, NotJoined, Unavailable
 from presence.heartbeats import BATCH, Heartbeats
 from presence.keys import Keys, entry
-from presence.lua import Reply, Scripts
+from presence.lanes import Reply
+from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
 
@@ -61,7 +62,7 @@ class Tracker:
         already gets the next one only if nobody has a newer: else it raises Replaced."""
         partition = self.keys.partition(user)
         life = max(RECORD_MS, 3 * self._settings.ttl_ms)
-        bus = self.keys.bus(partition)
+        bus = self.keys.telling(partition)
         reply = await self._call(
             "connect",
             partition,
@@ -293,4 +294,4 @@ class Tracker:
 
 def announcing(settings: Settings, keys: Keys, partition: int) -> tuple[int, int, str]:
     """The first arguments of every script that announces."""
-    return settings.history_ms, max(100, FEED_EVENTS // keys.partitions), keys.bus(partition)
+    return settings.history_ms, max(100, FEED_EVENTS // keys.partitions), keys.telling(partition)

@@ -38,9 +38,8 @@ def take_word(session: Session, membership: Membership, word: str) -> None:
     """Take what Redis said to a heartbeat."""
     if word == "ok":
         membership.lives_on()
-    elif word == "ended":
-        session.positions[membership.channel] = LEFT
-        session.taken_out(membership)
+    elif word.startswith("ended"):
+        _ended(session, membership, int(word.removeprefix("ended")))
     elif word == "lost":
         _lost(session, membership)
     elif word in ("replaced", "closed"):
@@ -65,6 +64,23 @@ async def renumber(session: Session) -> None:
         session.renumbering = False
 
 
+async def newest_number(session: Session) -> int:
+    """The number of the session's newest connection, as its record says."""
+    ((number, _),) = await session.services.directory.numbers([(session.user, session.id)])
+    return number
+
+
+async def check_number(session: Session) -> None:
+    """A bus told of a newer connection. That may come from a primary that has lost its role and answers what was
+    asked of it before, so the record decides."""
+    while not session.ended:
+        try:
+            session.take_number(await newest_number(session))
+            return
+        except Unavailable:
+            await asyncio.sleep(RETRY_S)
+
+
 async def release(session: Session, number: str) -> None:
     """Say that the connection is over: a stream that it replaced may come back."""
     with suppress(Unavailable):
@@ -83,6 +99,18 @@ def _lost(session: Session, membership: Membership) -> None:
         session.services.start(_rejoin(session, membership))
 
 
+def _ended(session: Session, membership: Membership, ago_ms: int) -> None:
+    """Redis says that the session was ended there on purpose: it is out. Only if that is longer ago than our join was
+    asked for, then the join was rolled back with a lost primary, and what it undid has come up again."""
+    if ago_ms > 1000 * (time.monotonic() - membership.asked_at):  # guard: joins that were rolled back
+        if not membership.rejoining:
+            membership.rejoining = True
+            session.services.start(_rejoin(session, membership, revive=False))
+        return
+    session.positions[membership.channel] = LEFT
+    session.taken_out(membership)
+
+
 def _is_innocent(session: Session, membership: Membership) -> bool:
     """Whether the timeout cannot be the client's fault. Only a WebSocket proves life to this very node; the others
     may have shown it anywhere, so for them it takes a disturbance that kept it from being taken. Who is unknown
@@ -92,14 +120,16 @@ def _is_innocent(session: Session, membership: Membership) -> bool:
     ttl_s = membership.ttl_ms / 1000
     if session.transport == "websocket":
         return session.services.wheel.awake_s - session.heard_s < LIVELY * ttl_s
-    return not session.services.calm_for(2 * ttl_s + 3)
+    # A sign of life by HTTP takes both: the partition with the session's record, and the channel's.
+    concerned = membership.partition, session.services.tracker.keys.partition(session.user)
+    return not session.services.calm_for(2 * ttl_s + 3, *concerned)
 
 
-async def _rejoin(session: Session, membership: Membership) -> None:
+async def _rejoin(session: Session, membership: Membership, *, revive: bool = True) -> None:
     try:
         await note(session)
         if session.channels.get(membership.channel) is membership:
-            await places.rejoin(session, membership)
+            await places.rejoin(session, membership, revive=revive)
     except (Ended, LimitExceeded):
         if session.channels.get(membership.channel) is membership:
             session.positions[membership.channel] = LEFT

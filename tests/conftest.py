@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from tests.support.clients import TRANSPORTS
+from tests.support.deployments import OTHERS, STANDALONE, Deployments, Engine, start_engine
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
-from tests.support.stage import Stage, StageMaker
+from tests.support.stage import EngineStageMaker, Stage, StageMaker
 
+CONTRACT = re.compile("test_(p[0-9]+|endpoints)_")
 LIVE_NODES = pytest.StashKey[list[Node]]()
 
 
@@ -42,11 +46,35 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The contract suite (promises and endpoints on the shared nodes) runs on every engine."""
+    if "engine_kind" in metafunc.fixturenames:
+        contract = "stage" in metafunc.fixturenames and CONTRACT.match(metafunc.module.__name__.rpartition(".")[2])
+        others = [pytest.param(kind, marks=pytest.mark.engines) for kind in OTHERS] if contract else []
+        metafunc.parametrize(
+            "engine_kind", [STANDALONE, *others], ids=str if contract else lambda kind: pytest.HIDDEN_PARAM
+        )
+
+
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def deployments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
+    """The engines and nodes that all tests share which leave them as they are."""
+    made = Deployments(tmp_path_factory.mktemp, request.config.stash[LIVE_NODES].append)
+    try:
+        yield made
+    finally:
+        try:
+            _end(request.config, made.nodes())
+        finally:
+            made.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(deployments: Deployments) -> RedisServer:
     """The Redis that all tests share which leave it as it is; they differ by key prefix."""
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
+    server = deployments.engine(STANDALONE)
+    assert isinstance(server, RedisServer)
+    return server
 
 
 @pytest.fixture
@@ -56,49 +84,59 @@ def fresh_redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def two_nodes(
-    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Node]]:
-    """Two nodes with short times on the shared Redis, for all tests that leave them running."""
-    directory, prefix = tmp_path_factory.mktemp("nodes"), secrets.token_hex(4)
-    launched = [Node.launch(directory, redis_server.url, key_prefix=prefix) for _ in range(2)]
-    request.config.stash[LIVE_NODES].extend(launched)
-    try:
-        yield [node.ready() for node in launched]
-    finally:
-        _end(request.config, launched)
+@pytest.fixture
+def two_nodes(deployments: Deployments, engine_kind: str) -> list[Node]:
+    """Two nodes with short times on the shared engine, for all tests that leave them running."""
+    return deployments.deployment(engine_kind).nodes
 
 
 @pytest.fixture
-def stage(two_nodes: list[Node], redis_server: RedisServer) -> Iterator[Stage]:
+def stage(two_nodes: list[Node], deployments: Deployments, engine_kind: str) -> Iterator[Stage]:
     """The shared two nodes, an unused channel, and clients that end with the test."""
     assert all(node.running for node in two_nodes), "an earlier test ended a node that all share"
     before = [len(node.complaints()) for node in two_nodes]
-    yield Stage(two_nodes, redis_server)
+    yield Stage(two_nodes, deployments.engine(engine_kind))
     fresh = [node.complaints()[seen:] for node, seen in zip(two_nodes, before, strict=True)]
     assert not any(fresh), fresh
 
 
 @pytest.fixture
-def own_nodes(
-    request: pytest.FixtureRequest, tmp_path: Path, fresh_redis: RedisServer
-) -> Iterator[Callable[..., list[Node]]]:
-    """A factory of nodes on a Redis of the test's own: `own_nodes(2, ttl_ms=1000)`."""
+def nodes_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., list[Node]]]:
+    """A factory of nodes that end with the test: `nodes_on(url, 2, ttl_ms=1000)`."""
     started: list[Node] = []
     prefix = secrets.token_hex(4)
 
-    def start(count: int = 2, **settings: Any) -> list[Node]:
+    def start(url: str, count: int = 2, **settings: Any) -> list[Node]:
         options = {"key_prefix": prefix, **settings}
-        launched = [Node.launch(tmp_path, fresh_redis.url, **options) for _ in range(count)]
+        launched = [Node.launch(tmp_path, url, **options) for _ in range(count)]
         started.extend(launched)
         request.config.stash[LIVE_NODES].extend(launched)
         return [node.ready() for node in launched]
 
     yield start
+    _end(request.config, started)
+
+
+@pytest.fixture
+def own_nodes(fresh_redis: RedisServer, nodes_on: Callable[..., list[Node]]) -> Iterator[Callable[..., list[Node]]]:
+    """A factory of nodes on a Redis of the test's own: `own_nodes(2, ttl_ms=1000)`."""
+    yield partial(nodes_on, fresh_redis.url)
     if fresh_redis.running:
         fresh_redis.resume()
-    _end(request.config, started)
+
+
+@pytest.fixture
+def engine_stage(tmp_path: Path, nodes_on: Callable[..., list[Node]]) -> Iterator[EngineStageMaker]:
+    """A maker of stages on engines of the test's own: `engine_stage("cluster", nodes=2, ttl_ms=6000)`."""
+    engines: list[Engine] = []
+
+    def make(kind: str) -> Engine:
+        engines.append(start_engine(kind, tmp_path / kind))
+        return engines[-1]
+
+    yield EngineStageMaker(nodes_on, make)
+    for engine in engines:
+        engine.stop()
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ answer.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from presence import codec, events, streams
 from presence.answers import Replaced
-from presence.errors import BadName, BadRequest, CloseCode, NotJoined, PresenceError
+from presence.errors import BadName, BadRequest, CloseCode, NotJoined, PresenceError, Unavailable
 from presence.handlers.base import ClientHandler
 from presence.handlers.sse import SseWire, stream_head
 from presence.handlers.wire import detach
@@ -20,6 +21,8 @@ from presence.mailbox import MAX_BYTES, Frame, Mailbox
 from presence.places import enter
 from presence.session import Session
 from presence.streams import LEFT
+
+Known = dict[str, tuple[str, int] | None]
 
 MAX_CHANNELS = 20
 DEFAULT_WAIT_S = 25.0
@@ -45,18 +48,18 @@ class EventsHandler(ClientHandler):
         last_id = self.request.headers.get("Last-Event-ID") if streaming else None
         since = last_id or self.query("since")
         place = streams.decode(since) if since else None
-        if last_id and place and session_id and await self._is_replaced(identity.user, session_id, place):
+        known = {channel: place.position(channel) for channel in channels} if place else {}
+        if last_id and place and session_id and await self._is_replaced(identity.user, session_id, place, known):
             self.set_status(204)  # the only answer after which an EventSource stays away
             await self.finish()
             return
         self.services.admission.enter()
         transport = "sse" if streaming else "longpoll"
-        known = {channel: place.position(channel) for channel in channels} if place else {}
         session = Session(self.services, identity, session_id, _mailbox(len(channels)), transport)
         try:
             session.positions |= {channel: known_place for channel, known_place in known.items() if known_place}
-            with suppress(Replaced):  # then all it is told is that
-                await session.open()
+            with suppress(Replaced), self._living_on(identity.user, session.id, known):
+                await session.open()  # replaced already: then all it is told is that
             if place is not None and session.kicked_number >= place.number:  # between two polls: it was not there
                 session.disconnected()
             if streaming:
@@ -99,15 +102,26 @@ class EventsHandler(ClientHandler):
             raise BadRequest("as must be member or observer")
         return role
 
-    async def _is_replaced(self, user: str, session_id: str, place: streams.Next) -> bool:
-        record = await self.services.directory.record(user, session_id)
+    async def _is_replaced(self, user: str, session_id: str, place: streams.Next, known: Known) -> bool:
+        with self._living_on(user, session_id, known):
+            record = await self.services.directory.record(user, session_id)
         return record is not None and record.streaming and int(record.number) > place.number
 
     # ---- entering ----
 
-    async def _enter_all(
-        self, session: Session, channels: list[str], role: str, known: dict[str, tuple[str, int] | None]
-    ) -> None:
+    @contextmanager
+    def _living_on(self, user: str, session_id: str, known: Known) -> Iterator[None]:
+        """Where the server with the session's record does not answer, that of a channel may: the session has shown
+        life, so it lives on in the channels that it was in."""
+        try:
+            yield
+        except Unavailable:
+            for channel, position in known.items():
+                if position is not None and position != LEFT:
+                    self.services.tracker.heartbeats.show_life(channel, user, session_id)
+            raise
+
+    async def _enter_all(self, session: Session, channels: list[str], role: str, known: Known) -> None:
         entering = (self._enter(session, channel, role, known.get(channel)) for channel in channels)
         await asyncio.gather(*entering)
 

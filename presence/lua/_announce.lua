@@ -1,5 +1,5 @@
 -- Put before the scripts that change who is present: history, feed and bus move with the state or not at all.
--- ARGV[1] history_ms, ARGV[2] feed length, ARGV[3] name of the bus: the same for all of them.
+-- ARGV[1] history_ms, ARGV[2] feed length, ARGV[3] bus (see `tell`): the same for all of them.
 
 local HISTORY_MS, FEED_LENGTH, BUS = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 
@@ -44,8 +44,7 @@ local function announce(channel, kind, reason, user, session, state, body, feed)
   retain(channel)
   redis.call('XADD', base .. 'feed', 'MAXLEN', '~', FEED_LENGTH, '*',
     'channel', channel, 'epoch', epoch, 'user', user, 'event', text, unpack(feed or {}))
-  redis.call('PUBLISH', BUS, table.concat({
-    'event', channel, epoch, int(seq), int(now), kind, reason, user, session, state or '', text}, SEP))
+  tell(BUS, {'event', channel, epoch, int(seq), int(now), kind, reason, user, session, state or '', text})
   return epoch, seq
 end
 
@@ -71,7 +70,7 @@ local function end_session(channel, user, session, reason, seen, tombstone)
   if #others > 0 then
     member.ids = others
     write_member(channel, user, member)
-    redis.call('PUBLISH', BUS, table.concat({'ended', channel, user, session, reason}, SEP))
+    tell(BUS, {'ended', channel, user, session, reason})
     return false
   end
   redis.call('HDEL', base .. 'member:' .. channel, user)

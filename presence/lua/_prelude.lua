@@ -29,6 +29,12 @@ local function split(text)
   end
 end
 
+-- bus: the command and the name, 'PUBLISH name' or, where announcements stay within a shard, 'SPUBLISH name'
+local function tell(bus, parts)
+  local command, name = string.match(bus, '^(%u+) (.*)$')
+  redis.call(command, name, table.concat(parts, SEP))
+end
+
 local function entry_of(channel, user, session)
   return channel .. SEP .. user .. SEP .. session
 end

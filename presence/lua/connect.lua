@@ -25,7 +25,7 @@ end
 redis.call('ZADD', sessions, int(now), id)
 redis.call('ZREMRANGEBYRANK', sessions, 0, -1001)
 redis.call('PEXPIRE', sessions, ARGV[7])
-redis.call('PUBLISH', bus, table.concat({'replaced', user, id, number}, SEP))
+tell(bus, {'replaced', user, id, number})
 
 local reply = {number, redis.call('HGET', record, 'kicked') or '0'}
 local fields = redis.call('HGETALL', record)

@@ -17,8 +17,14 @@ local mode, known_birth = ARGV[4], ARGV[5]
 local patience, hold_ms, skip, batch = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local due = base .. 'due'
 local saved = redis.call('HMGET', KEYS[1], 'birth', 'sweep', 'replid', 'hold_start', 'hold_ms', 'settling', 'clamp')
-local birth, stamp, replid = saved[1], tonumber(saved[2]), replication_id()
+local birth, stamp = saved[1], tonumber(saved[2])
 
+-- First of all, as all nodes sweep: one of them has just done so, and nothing is decided here.
+if mode == 'sweep' and stamp and stamp <= now and now - stamp < RECENT_MS and birth == known_birth then
+  return {'recent'}
+end
+
+local replid = replication_id()
 if not birth and (mode == 'claim' or (known_birth == '' and ARGV[6] == '0')) then
   return {'unborn'}
 end
@@ -41,11 +47,6 @@ if redis.call('EXISTS', due) == 1 then -- guard: hold
   elseif now - stamp > STALE_MS then
     start_hold(now - stamp)
   end
-end
-
-if mode == 'sweep' and hold_started == 0 and stamp and stamp <= now and now - stamp < RECENT_MS
-  and birth == known_birth then
-  return {'recent'}
 end
 
 -- The first write of every claim is this one, so that a Redis out of memory refuses claims as it refuses joins.

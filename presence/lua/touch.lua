@@ -1,11 +1,11 @@
 -- Signs of life of up to 100 sessions of one partition. A refresh never creates.
 -- KEYS: 1 guard, 2 never
 -- ARGV: for each session 1 entry, 2 number ('' whoever owns it), 3 ttl_ms ('' the session's own)
--- Returns: one of 'ok', 'replaced', 'closed', 'ended', 'lost' for each session
+-- Returns: one of 'ok', 'replaced', 'closed', 'lost', 'ended <how many ms ago, at the least>' for each session
 
 local function look_further(entry, given, alive)
   if alive and string.sub(alive, 1, 1) == '-' then -- guard: tombstone
-    return 'ended'
+    return 'ended ' .. int(TOMBSTONE_MS - redis.call('PTTL', base .. 'alive:' .. entry))
   end
   local part = split(entry)
   local channel, field = part[1], part[2] .. SEP .. part[3]

@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 
-import redis.asyncio
-
+from presence.addresses import parse_redis_url
 from presence.keys import Keys, entry
+from presence.lanes import Lanes
 from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
+from presence.topology import make_topology
 from presence.tracker import Tracker
 
 JOINS_AT_ONCE = 500
@@ -84,9 +85,13 @@ class Crowd:
 
 async def run(options: argparse.Namespace) -> None:
     """Join, refresh, and say how far we are."""
-    client = redis.asyncio.from_url(options.redis, protocol=2, socket_timeout=PATIENCE_S)
     keys, settings = Keys(options.prefix, options.partitions), Settings()
-    tracker = Tracker(Scripts(client), keys, settings, "crowd", Metrics())
+    guards = [keys.script(number)[0] for number in range(options.partitions)]
+    topology = make_topology(parse_redis_url(options.redis), guards)
+    await topology.start()
+    keys.sharded = topology.sharded
+    lanes = Lanes(topology, timeout_s=PATIENCE_S)
+    tracker = Tracker(Scripts(lanes), keys, settings, "crowd", Metrics())
     crowd = Crowd(tracker, options.first, options.count, options.ttl_ms)
     await asyncio.gather(crowd.join(), crowd.refresh_for_ever(), _report(crowd, options.count))
 

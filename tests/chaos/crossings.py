@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from presence.keys import entry
 from tests.chaos.workbench import NUMBERS, ROOM, Gate, Workbench, gone_after_the_grace, late
 from tests.support.waiting import eventually
 
@@ -175,3 +176,41 @@ async def a_snapshot_and_its_cursor_are_of_one_instant(bench: Workbench) -> None
     await eventually(lambda: alice.read() and alice.room.log and alice.room.log[-1]["type"] == "message", 2)
     assert sorted(alice.room.members) == ["bob", "carol"]
     assert alice.room.breaches == []
+
+
+async def who_joined_behind_a_leave_that_comes_up_again_is_joined_again(bench: Workbench) -> None:
+    """She left and joined again; the primary was lost with the join, and its successor knows only the leave."""
+    node = await bench.node()
+    alice = await bench.tab(node)
+    await alice.join()
+    await node.tracker.remove_member(ROOM, "alice", None)
+    tombstone = node.keys.script(0)[0].removesuffix("guard") + f"alive:{entry(ROOM, 'alice', 'session-1')}"
+    assert await bench.redis.pexpire(tombstone, 50_000)  # as if ten seconds ago
+
+    alice.session.alive()
+
+    await eventually(lambda: _story_is(bench, "join", "leave:left", "join"), 2)
+    assert alice.problems() == []
+
+
+async def who_is_taken_out_stays_out(bench: Workbench) -> None:
+    """One is taken out while it is connected, one while its page is reloaded."""
+    node = await bench.node()
+    alice, bob = await bench.tab(node), await bench.tab(node, "bob")
+    await alice.join()
+    await bob.join()
+    await bob.session.end(by_client=True)
+    for user in ("alice", "bob"):
+        await node.tracker.remove_member(ROOM, user, None)
+    alice.session.alive()
+    bob = await bench.tab(node, "bob")
+    bob.session.alive()
+
+    await eventually(lambda: "not_joined" in alice.problems() and "not_joined" in bob.problems(), 2)
+    await bench.touched()
+    assert await bench.story() == ["join", "leave:left"]
+    assert await bench.story("bob") == ["join", "leave:left"]
+
+
+async def _story_is(bench: Workbench, *words: str) -> bool:
+    return await bench.story() == list(words)

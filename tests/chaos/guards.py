@@ -121,16 +121,17 @@ GUARDS = [
     Guard(
         "order-of-numbers-of-an-answer",
         numbers.a_connection_replaced_before_it_was_answered_gives_way,
-        Cut("presence.session:Session.connect", "if self._heard_number > int(self.number):", "if False:"),
+        Cut("presence.session:Session.connect", "if self._heard_number > int(self.number) and", "if False and"),
     ),
     Guard(
         "order-of-numbers-of-a-message",
         numbers.the_news_of_an_older_connection_closes_nobody,
-        Cut(
-            "presence.session:Session.heard_number",
-            "and self._heard_number > int(self.number):",
-            "and True:",
-        ),
+        Cut("presence.session:Session.take_number", "and newest > int(self.number):", "and True:"),
+    ),
+    Guard(
+        "record-behind-a-message",
+        numbers.news_that_the_record_denies_closes_nobody,
+        Cut("presence.upkeep:check_number", "await newest_number(session)", "session._heard_number"),
     ),
     Guard(
         "order-of-numbers-in-connect",
@@ -140,7 +141,17 @@ GUARDS = [
     Guard(
         "order-of-numbers-after-a-lost-subscription",
         numbers.news_lost_with_a_subscription_is_read_from_the_records,
-        Cut("presence.registry:Registry.catch_up", "session.heard_number(number)", "pass"),
+        Cut("presence.registry:Registry._catch_up_sessions", "session.take_number(number)", "pass"),
+    ),
+    Guard(
+        "joins-that-were-rolled-back",
+        crossings.who_joined_behind_a_leave_that_comes_up_again_is_joined_again,
+        Cut("presence.upkeep:_ended", "if ago_ms > 1000 * (time.monotonic() - membership.asked_at):", "if False:"),
+    ),
+    Guard(
+        "ends-that-were-not",
+        crossings.who_is_taken_out_stays_out,
+        Cut("presence.upkeep:_ended", "if ago_ms > 1000 * (time.monotonic() - membership.asked_at):", "if True:"),
     ),
     Guard(
         "mark-of-a-closing-connection",

@@ -130,10 +130,23 @@ async def the_news_of_an_older_connection_closes_nobody(bench: Workbench) -> Non
     newer = await bench.tab(node)
 
     for number in (older.session.number, newer.session.number):
-        newer.session.services.registry.heard_control(["replaced", "alice", "session-1", number])
+        node.registry.heard_control(["replaced", "alice", "session-1", number])
+    await node.registry.catch_up(node.directory.numbers, node.directory.registered, {0})
 
+    await eventually(lambda: older.closed == 4009, 3)
     assert newer.closed is None
-    assert older.closed == 4009
+
+
+async def news_that_the_record_denies_closes_nobody(bench: Workbench) -> None:
+    """A primary that lost its role gave a number to a request that it should not have answered any more."""
+    node = await bench.node()
+    tab = await bench.tab(node)
+
+    node.registry.heard_control(["replaced", "alice", "session-1", str(int(tab.session.number) + 1_000_000)])
+
+    assert (await tab.join())["type"] == "joined"
+    await late(bench.touched())
+    assert tab.closed is None
 
 
 async def news_lost_with_a_subscription_is_read_from_the_records(bench: Workbench) -> None:

@@ -36,7 +36,8 @@ async def test_four_hundred_reads_at_once_make_nobody_find_redis_away(parts: Par
     async def write() -> None:
         for _ in range(20):
             await node.tracker.publish(ROOM, "word", "1")
-            away.append(node.scripts.away or node._sweeps.away)
+            guard = node.keys.script(0)[0]
+            away.append(node._commands.away(guard) or node._sweeps.away(guard))
 
     reads = (node.directory.record("alice", f"session-{number}") for number in range(400))
     results = await asyncio.gather(write(), *reads, return_exceptions=True)

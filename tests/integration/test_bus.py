@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import presence.broker
+import presence.subscription
 from presence.answers import View
 from presence.heartbeats import Touch
 from presence.hub import RECENT
@@ -174,8 +175,9 @@ async def test_a_node_whose_connections_are_half_open_sings_again_on_new_ones(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, lost_meanwhile: int
 ) -> None:
     monkeypatch.setattr(presence.broker, "CANARY_S", 0.1)
-    monkeypatch.setattr(presence.broker, "SILENT_S", 1.0)
-    monkeypatch.setattr(presence.broker, "SUBSCRIBE_S", 0.5)
+    monkeypatch.setattr(presence.subscription, "CANARY_S", 0.1)
+    monkeypatch.setattr(presence.subscription, "SILENT_S", 1.0)
+    monkeypatch.setattr(presence.subscription, "SUBSCRIBE_S", 0.5)
     async with HalfOpen(redis_server.url).running() as proxy:
         parts = Parts(proxy)  # type: ignore[arg-type]
         try:

@@ -11,10 +11,13 @@ from contextlib import asynccontextmanager
 
 import redis.asyncio
 
+from presence.addresses import parse_redis_url
 from presence.keys import Keys, entry
+from presence.lanes import Lanes
 from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
+from presence.topology import make_topology
 from presence.tracker import Tracker
 from tests.support.redis_server import RedisServer
 from tests.support.stage import Stage, StageMaker
@@ -143,14 +146,12 @@ async def test_one_event_is_one_bus_message_whatever_the_number_of_members(own_s
 @asynccontextmanager
 async def _tracker(server: RedisServer) -> AsyncIterator[Tracker]:
     """The node's own way to Redis, without the node's sweeps."""
-    client = redis.asyncio.from_url(server.url, protocol=2)
     settings = Settings()
-    scripts = Scripts(client)
+    lanes = Lanes(make_topology(parse_redis_url(server.url), ()))
     try:
-        yield Tracker(scripts, Keys("cheap", settings.partitions), settings, "test", Metrics())
+        yield Tracker(Scripts(lanes), Keys("cheap", settings.partitions), settings, "test", Metrics())
     finally:
-        await scripts.close()
-        await client.aclose()
+        await lanes.close()
 
 
 def _calls(server: RedisServer) -> dict[str, int]:

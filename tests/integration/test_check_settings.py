@@ -19,8 +19,28 @@ def test_a_token_secret_that_fits_is_no_problem(redis_server: RedisServer) -> No
     assert problems(redis_server.url) == {}
 
 
-def test_an_address_that_cannot_be_read_is_named() -> None:
-    assert list(problems("redis://127.0.0.1:port/0")) == ["bad_url"]
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:port/0",
+        "redis://127.0.0.1:6379/0?no_such_option=1",
+        "redis+sentinel://127.0.0.1",
+        "redis+cluster://127.0.0.1/1",
+        "redis+cluster://127.0.0.1?socket_timeout=long",
+    ],
+)
+def test_an_address_that_cannot_be_read_is_named(url: str) -> None:
+    assert list(problems(url)) == ["bad_url"]
+
+
+@pytest.mark.parametrize("url", ["redis://:the/secret@host/0", "redis+cluster://:the/secret@host"])
+def test_a_password_that_is_not_encoded_is_not_shown_in_pieces(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(settings(url)) == 1
+
+    said = capsys.readouterr().out
+    assert "PROBLEM  bad_url: " in said
+    assert "secret" not in said
+    assert "the'" not in said
 
 
 def test_without_an_address_the_embedded_server_and_its_program_are_named(

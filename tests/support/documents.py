@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,3 +58,20 @@ def section(page: Path, heading: str) -> str:
     start = text.index(f"\n## {heading}\n")
     end = text.find("\n## ", start + 1)
     return text[start : end if end > 0 else len(text)]
+
+
+@functools.cache
+def fragment(title: str) -> str:
+    """The fenced block of the page about deploying whose first line is this comment, without that line."""
+    (found,) = [block for block in blocks(DOCS / "deploy.md") if block.startswith(f"# {title}\n")]
+    return found.partition("\n")[2]
+
+
+def options(*titles: str) -> dict[str, str]:
+    """Lines of these fragments by their directive; that of `sentinel …` and `user …` has two words."""
+    found = {}
+    for line in (line for title in titles for line in fragment(title).splitlines()):
+        words = line.split()
+        name = " ".join(words[: 2 if words[0] in ("sentinel", "user") else 1])
+        found[name] = line.removeprefix(name).strip()
+    return found

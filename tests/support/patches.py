@@ -40,6 +40,16 @@ def without(*cuts: Cut) -> Iterator[None]:
             put_back()
 
 
+@contextmanager
+def changed(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Another value of a constant, for a while."""
+    put_back = _set(owner, name, value)
+    try:
+        yield
+    finally:
+        put_back()
+
+
 def _replaced(text: str, cut: Cut) -> str:
     found = text.count(cut.text)
     assert found == 1, f"the guard of {cut.where} has moved: {cut.text!r} stands there {found} times"

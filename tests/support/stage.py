@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ def path(*parts: str) -> str:
 class Stage:
     """Everything a scenario touches. Ended by `run_async`, which then fails on any breach of order a client saw."""
 
-    def __init__(self, nodes: list[Node], redis: RedisServer) -> None:
+    def __init__(self, nodes: list[Node], redis: Any) -> None:
         self.nodes = nodes
         self.redis = redis
         self.channel = self.name("room")
@@ -175,7 +176,7 @@ class Stage:
 class OwnStage(Stage):
     """A stage that can start further nodes, with the settings of the first."""
 
-    def __init__(self, start: Callable[..., list[Node]], redis: RedisServer, count: int, settings: Frame) -> None:
+    def __init__(self, start: Callable[..., list[Node]], redis: Any, count: int, settings: Frame) -> None:
         super().__init__(start(count, **settings), redis)
         self._start = start
         self._settings = settings
@@ -187,17 +188,13 @@ class OwnStage(Stage):
         return node
 
 
-class StageMaker:
-    """Makes stages of a test's own, and ends them with it."""
+class Makers:
+    """Stages of a test's own, ended with it."""
 
-    def __init__(self, start: Callable[..., list[Node]], redis: RedisServer) -> None:
-        self._start = start
-        self._redis = redis
+    def __init__(self) -> None:
         self._made: list[OwnStage] = []
 
-    def __call__(self, nodes: int = 2, **settings: Any) -> OwnStage:
-        """Start nodes on the test's own Redis; settings as in `Node.launch`."""
-        stage = OwnStage(self._start, self._redis, nodes, settings)
+    def _keep(self, stage: OwnStage) -> OwnStage:
         self._made.append(stage)
         return stage
 
@@ -210,3 +207,30 @@ class StageMaker:
         """As `Stage.verify`, for all stages."""
         for stage in self._made:
             stage.verify()
+
+
+class StageMaker(Makers):
+    """Makes stages on one Redis of the test's own."""
+
+    def __init__(self, start: Callable[..., list[Node]], redis: RedisServer) -> None:
+        super().__init__()
+        self._start = start
+        self._redis = redis
+
+    def __call__(self, nodes: int = 2, **settings: Any) -> OwnStage:
+        """Start nodes on the test's own Redis; settings as in `Node.launch`."""
+        return self._keep(OwnStage(self._start, self._redis, nodes, settings))
+
+
+class EngineStageMaker(Makers):
+    """Makes stages on engines of the test's own; `make` starts an engine by its kind."""
+
+    def __init__(self, start: Callable[..., list[Node]], make: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._start = start
+        self._make = make
+
+    def __call__(self, kind: str, nodes: int = 2, **settings: Any) -> OwnStage:
+        """Start an engine and nodes on it; settings as in `Node.launch`."""
+        engine = self._make(kind)
+        return self._keep(OwnStage(partial(self._start, engine.url), engine, nodes, settings))

@@ -60,7 +60,7 @@ BAD = {
     "PRESENCE_PARTITIONS": ("0", "1025"),
     "PRESENCE_TOKEN_SECRET": ("short", f"{SECRET},short", f"{SECRET},{SECRET}2,{SECRET}3"),
     "PRESENCE_KEY_PREFIX": ("a{b}", "a b", "a\x1fb", "x" * 101),
-    "PRESENCE_REDIS_URL": ("localhost:6379", "http://x", "redis+cluster://a,b", "redis+sentinel://a/m"),
+    "PRESENCE_REDIS_URL": ("localhost:6379", "http://x", "redis+cluster://a/3", "redis+sentinel://a"),
     "PRESENCE_ALLOWED_ORIGINS": ("example.com", "https://example.com/", "*", "https://*.example.com"),
     "PRESENCE_API_KEYS": ("with space", "clé"),
 }
@@ -144,7 +144,22 @@ def test_the_description_has_a_helpful_row_for_each_setting_and_no_secret() -> N
         ("rediss://u:p@w@h/1", "rediss://***@h/1"),
         ("unix:///run/redis.sock?db=1&password=pw", "unix:///run/redis.sock?db=1&password=***"),
         ("unix://u:p@/run/redis.sock", "unix://***@/run/redis.sock"),
+        ("redis://u:p/w@h:1/0", "redis://***@h:1/0"),
+        (
+            "redis+sentinel://u:p@h,i/name?sentinel_user=s&sentinel_password=p@w&db=1",
+            "redis+sentinel://***@h,i/name?sentinel_user=s&sentinel_password=***&db=1",
+        ),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(url: str, shown: str) -> None:
     assert masked_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h?foo=1", "redis+cluster://h?foo=1", "redis://:the/secret@h", "redis://h:one"]
+)
+def test_an_address_that_cannot_be_read_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(BadSetting, match=r"^PRESENCE_REDIS_URL: ") as caught:
+        load({}, {"PRESENCE_REDIS_URL": url}, None)
+
+    assert "secret" not in str(caught.value)

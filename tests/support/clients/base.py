@@ -261,10 +261,10 @@ class Client(abc.ABC):
             self.closed = code
         self._arrived.set()
 
-    async def _watched(self, reading: Coroutine[Any, Any, None]) -> None:
+    async def _watched(self, reading: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a reader; a frame that breaks the contract so badly that reading it fails is a fault of the test."""
         try:
-            await reading
+            await reading()
         except OSError:
             self._note_closed(ABNORMAL)
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tests.support import tokens
-from tests.support.clients.base import WAIT_S, Client, CommandError
+from tests.support.clients.base import ABNORMAL, WAIT_S, Client, CommandError
 from tests.support.clients.rooms import Frame
 from tests.support.http import Response, request
 
@@ -61,7 +61,11 @@ class HttpClient(Client):
         read = len(self.frames)
         await self._begin(by_header=True)
         for channel in self.channels:
-            await self._wait(lambda channel=channel: self._answer_about(channel, read), WAIT_S, f"{channel} to answer")
+            await self._wait(
+                lambda channel=channel: self._answer_about(channel, read) or self.closed, WAIT_S, f"{channel} to answer"
+            )
+            if self.closed == ABNORMAL:
+                raise ConnectionResetError("closed before it was answered")
 
     async def _join(self, command: Frame) -> Frame:
         """By command what the URL cannot carry (state, ttl, cursor), then by URL, so that the stream has it.

@@ -70,7 +70,7 @@ class LongPollClient(HttpClient):
         return None
 
     async def _begin(self, by_header: bool) -> None:
-        self._poller = asyncio.create_task(self._watched(self._poll_forever()))
+        self._poller = asyncio.create_task(self._watched(self._poll_forever))
 
     async def _close_connection(self) -> None:
         await self._end_connection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from functools import partial
 from typing import Any
 
 from tests.support import tokens
@@ -58,7 +59,7 @@ class SseClient(HttpClient):
         elif self.next:
             more["since"] = self.next
         self.exchange = await Exchange.open(self.node.url, "GET", self._query(**more), headers)
-        self._reader = asyncio.create_task(self._watched(self._read(self.exchange)))
+        self._reader = asyncio.create_task(self._watched(partial(self._read, self.exchange)))
         self._start_beating()
 
     async def _read(self, exchange: Exchange) -> None:
@@ -91,7 +92,7 @@ class SseClient(HttpClient):
 
     def _start_beating(self) -> None:
         if self.beats and self._beater is None:
-            self._beater = asyncio.create_task(self._beat_forever())
+            self._beater = asyncio.create_task(self._watched(self._beat_forever))
 
     def _stop_beating(self) -> None:
         if self._beater is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -66,8 +67,11 @@ class WebSocketClient(Client):
 
     async def _open(self) -> None:
         self.socket = await open_socket(self.node.ws_url, {"session": self.session}, tokens.bearer(self.token))
-        self._reader = asyncio.create_task(self._watched(self._read_frames(self.socket)))
-        await self.expect("welcome")
+        self._reader = asyncio.create_task(self._watched(partial(self._read_frames, self.socket)))
+        before = len(self.frames)
+        await self._wait(lambda: self.closed or self.frames[before:] or None, WAIT_S, "a welcome")
+        if not self.frames[before:]:
+            raise ConnectionResetError(f"closed with {self.closed}")
 
     async def _reopen(self, resume: bool) -> None:
         await self._end_reader()

@@ -1,12 +1,13 @@
-"""What a given Redis answers to the questions that matter to this server; a part of `presence check`.
+"""What one server answers to the questions that matter to a node.
 
 It changes nothing but one key of its own, which ends at once, so it may run beside live nodes. To ask one
-more question, add a step to `_Examination.run`; a step lets its errors pass, `findings.refusal` names them.
+more question, add a step to `Examination.run`; a step lets its errors pass, `findings.refusal` names them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import secrets
 import statistics
@@ -17,16 +18,15 @@ from typing import Any
 import redis.asyncio
 from redis import exceptions
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from presence.addresses import Address
 from presence.embedded import MIN_VERSION
+from presence.examination.asking import CLUSTER_MODE, KINDS, STANDALONE_MODE, connect, mode_of, right_address
+from presence.examination.news import heard, subscribe, with_expired
 from presence.findings import Findings, refusal
 from presence.keys import SCHEMA, Keys
-from presence.settings import Settings, masked_url
+from presence.settings import Settings
 
-TIMEOUT_S = 2.0
-NEWS_S = 1.0
 SLOW_MS = 20.0
 PINGS = 10
 
@@ -38,44 +38,52 @@ redis.call('HSET', KEYS[1], 'field', '1') redis.call('HGETALL', KEYS[1]) redis.c
 redis.call('ZADD', KEYS[1], 1, 'one') redis.call('ZSCAN', KEYS[1], 0) redis.call('DEL', KEYS[1])
 redis.call('XADD', KEYS[1], '1-0', 'field', '1') redis.call('XRANGE', KEYS[1], '-', '+')
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', KEYS[1], 'check')
+redis.call(ARGV[1], KEYS[1], 'check')
 redis.call('SET', KEYS[1], '1', 'PX', 1)
 return 1
 """
 
 
-async def examine_redis(settings: Settings, findings: Findings) -> None:
-    """Ask the Redis of these settings everything that matters here; each answer comes within two seconds."""
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a server is to this deployment: its mode, one partition that it has, and who named it."""
+
+    mode: str = STANDALONE_MODE
+    partition: int = 0
+    if_unreachable: str = ""  # advice; empty: the server stands in PRESENCE_REDIS_URL itself
+
+
+async def examine_server(
+    settings: Settings, keys: Keys, options: dict[str, Any], address: Address, findings: Findings, part: Part
+) -> None:
+    """Ask one primary everything that matters here; each answer comes within two seconds."""
+    client = connect(options, address)
     try:
-        client = redis.asyncio.Redis.from_url(
-            settings.redis_url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,  # what even a server that is too old speaks, so that it can say its version
-            decode_responses=True,
-        )
-    except (ValueError, exceptions.RedisError) as error:
-        findings.add("bad_url", f"PRESENCE_REDIS_URL: {error}", "write redis://[user:password@]host:port/0")
-        return
-    try:
-        await _Examination(settings, client, findings).run()
+        await Examination(settings, keys, client, address, findings, part).run()
     finally:
         await client.aclose()
 
 
-class _Examination:
-    """One round of questions to one Redis; each step notes what it finds, a refused one what it was told."""
+class Examination:
+    """One round of questions to one server; each step notes what it finds, a refused one what it was told."""
 
-    def __init__(self, settings: Settings, client: redis.asyncio.Redis, findings: Findings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        client: redis.asyncio.Redis,
+        address: Address,
+        findings: Findings,
+        part: Part,
+    ) -> None:
         self.settings = settings
         self.client = client
         self.findings = findings
-        self.address = masked_url(settings.redis_url)
-        self.database = int(client.connection_pool.connection_kwargs.get("db") or 0)
-        keys = Keys(settings.key_prefix, settings.partitions, self.database)
-        self.guard = keys.script(0)[0]
-        self.probe = keys.canary(0, f"check-{secrets.token_hex(8)}")
+        self.address = str(address)
+        self.part = part
+        self.sharded = keys.sharded
+        self.guard = keys.script(part.partition)[0]
+        self.probe = keys.canary(part.partition, f"check-{secrets.token_hex(8)}")
         self.expired_channel = keys.expired_channel()
         self.flags: str | None = None
         self.may_config = False
@@ -96,6 +104,8 @@ class _Examination:
             await step()
         except (exceptions.RedisError, OSError, TimeoutError, ValueError) as error:
             problem = refusal(error, self.address, self.settings.key_prefix)
+            if problem.name == "unreachable" and self.part.if_unreachable:
+                problem = dataclasses.replace(problem, advice=self.part.if_unreachable)
             if problem.name == "forbidden" or problem.name not in self.findings.names():
                 self.findings.problems.append(problem)
             return False
@@ -136,10 +146,12 @@ class _Examination:
             self.findings.add("old_version", f"{name} {version} is too old", "upgrade it to 6.2 or newer")
         else:
             self.findings.good(f"{name} {version}")
-        mode = self.info.get("redis_mode") or self.info.get("server_mode") or "standalone"
-        if mode != "standalone":
-            advice = "give the address of one primary that is not part of a Cluster"
-            self.findings.add("wrong_mode", f"this server runs as {mode}, which is not supported yet", advice)
+        mode = mode_of(self.info)
+        if mode != self.part.mode:
+            advice = await right_address(self.client, mode, self.address)
+            self.findings.add(
+                "wrong_mode", f"{self.address} is {KINDS.get(mode, mode)}, not {KINDS[self.part.mode]}", advice
+            )
         if self.info.get("role", "master") != "master":
             primary = f"{self.info.get('master_host')}:{self.info.get('master_port')}"
             what = f"{self.address} is a replica: it refuses every change (READONLY)"
@@ -171,6 +183,15 @@ class _Examination:
             return
         self.may_config = True
         self.flags = told.get("notify-keyspace-events", "")
+        if self.part.mode == CLUSTER_MODE:
+            told = await self.client.config_get("cluster-require-full-coverage")
+            if told.get("cluster-require-full-coverage") == "yes":
+                self.findings.add(
+                    "full_coverage",
+                    "cluster-require-full-coverage is yes: while one primary is failed over, all partitions stop",
+                    "CONFIG SET cluster-require-full-coverage no, and write it into redis.conf",
+                    fatal=False,
+                )
 
     async def _state(self) -> None:
         """Compare with what the first node of this deployment wrote."""
@@ -189,16 +210,16 @@ class _Examination:
     async def _scripts_and_news(self) -> None:
         """Run a script as the server does, and see whether its message and the end of its key are told."""
         async with self.client.pubsub() as bus, self.client.pubsub() as expired:
-            hears_bus = await self._step(lambda: _subscribe(bus, self.probe))
+            hears_bus = await self._step(lambda: subscribe(bus, self.probe, sharded=self.sharded))
             try:
-                await _subscribe(expired, self.expired_channel)
+                await subscribe(expired, self.expired_channel)
                 refused = None
             except exceptions.ResponseError as error:
                 refused = str(error)
             if not await self._step(self._run_probe):
                 return
             self.findings.good("scripts may run")
-            if hears_bus and await _heard(bus, self.probe):
+            if hears_bus and await heard(bus, self.probe):
                 self.findings.good("messages arrive")
             elif hears_bus:
                 advice = "look for a proxy between here and Redis that does not pass on pub/sub"
@@ -207,16 +228,17 @@ class _Examination:
             self._judge_notifications(arrives, refused)
 
     async def _run_probe(self) -> None:
+        tell = "SPUBLISH" if self.sharded else "PUBLISH"
         try:
-            await self.client.evalsha(hashlib.sha1(PROBE.encode()).hexdigest(), 1, self.probe)
+            await self.client.evalsha(hashlib.sha1(PROBE.encode()).hexdigest(), 1, self.probe, tell)
         except exceptions.NoScriptError:
-            await self.client.eval(PROBE, 1, self.probe)
+            await self.client.eval(PROBE, 1, self.probe, tell)
 
     async def _sees_expiry(self, expired: PubSub) -> bool:
         """Whether the end of the probe's key is told; asking for the key makes Redis notice that it ended."""
         await asyncio.sleep(0.005)
         await self.client.get(self.probe)
-        return await _heard(expired, self.probe)
+        return await heard(expired, self.probe)
 
     def _judge_notifications(self, arrives: bool, refused: str | None) -> None:
         if not self.may_config:
@@ -230,7 +252,7 @@ class _Examination:
         if arrives:
             self.findings.good("keyspace notifications of expired keys arrive")
             return
-        flags = _with_expired(self.flags or "")
+        flags = with_expired(self.flags or "")
         reason = f"notify-keyspace-events is {self.flags!r}" if self.may_config else "none arrived in a trial"
         self.findings.add(
             "notifications",
@@ -239,28 +261,3 @@ class _Examination:
             + (f"; let this user subscribe to {self.expired_channel}" if refused else ""),
             fatal=False,
         )
-
-
-async def _subscribe(pubsub: PubSub, channel: str) -> None:
-    await pubsub.subscribe(channel)
-    ends = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < ends:
-        message = await pubsub.get_message(timeout=0.1)
-        if message and message["type"] == "subscribe":
-            return
-    raise TimeoutError
-
-
-async def _heard(pubsub: PubSub, text: str) -> bool:
-    """Whether this key, or a message on this channel, is told in time; others' news are passed over."""
-    ends = time.monotonic() + NEWS_S
-    while time.monotonic() < ends:
-        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=0.1)
-        if message and text in (message["channel"], message["data"]):
-            return True
-    return False
-
-
-def _with_expired(flags: str) -> str:
-    """The flags with what they lack of E (events by key name) and x (expired; A contains it)."""
-    return flags + ("" if "E" in flags else "E") + ("" if {"x", "A"} & set(flags) else "x")
