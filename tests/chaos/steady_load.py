@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from websockets.exceptions import WebSocketException
@@ -190,7 +191,8 @@ class SteadyLoad:
 
         await eventually(same_everywhere, HEAL_S, 0.3, what="rosters with exactly those who stayed")
         for room in self.rooms:
-            await self.stage.fence(*self.observers, channel=room)
+            fence = partial(self.stage.fence, *self.observers, channel=room)
+            await eventually(lambda fence=fence: _done(fence()), HEAL_S, 0.2, what="a last message to be seen")
 
     def _tell(self, users: set[str]) -> list[object]:
         """What the clients of these users were told last, for who must find out why."""
