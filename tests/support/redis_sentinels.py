@@ -5,7 +5,6 @@ Their configuration is that of docs/deploy.md, with shorter times.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import TracebackType
 
@@ -15,9 +14,9 @@ from redis.exceptions import RedisError
 from tests.support.documents import options
 from tests.support.redis_lock import Lock
 from tests.support.redis_server import RedisServer, config_text
+from tests.support.waiting import wait_until
 
 NAME = options("sentinel.conf: every Sentinel")["sentinel monitor"].split()[0]
-FORM_S = 30.0
 SHORTER = {"sentinel down-after-milliseconds": f"{NAME} 1000", "sentinel failover-timeout": f"{NAME} 5000"}
 SOONER = {"repl-diskless-sync-delay": "0"}
 
@@ -63,12 +62,12 @@ class RedisSentinels:
             follow = first | {"replicaof": f"127.0.0.1 {self.servers[0].port}"}
             for number in range(1, replicas + 1):
                 self.servers.append(RedisServer(directory / f"server-{number}", config=follow, lock=lock))
-            _await(lambda: all(_linked(server) for server in self.servers[1:]), "the replicas are in step")
+            wait_until(lambda: all(_linked(server) for server in self.servers[1:]), "the replicas are in step")
             quorum = sentinels // 2 + 1
             for number in range(sentinels):
                 folder = directory / f"sentinel-{number}"
                 self.sentinels.append(Sentinel(folder, self.servers[0].port, quorum, lock))
-            _await(lambda: all(self._complete(sentinel) for sentinel in self.sentinels), "the Sentinels agree")
+            wait_until(lambda: all(self._complete(sentinel) for sentinel in self.sentinels), "the Sentinels agree")
         except BaseException:
             self.stop()
             raise
@@ -125,10 +124,3 @@ class RedisSentinels:
 
 def _linked(server: RedisServer) -> bool:
     return bool(server.client().info("replication").get("master_link_status") == "up")
-
-
-def _await(condition, what: str) -> None:  # type: ignore[no-untyped-def]
-    ends = time.monotonic() + FORM_S
-    while not condition():
-        assert time.monotonic() < ends, f"not within {FORM_S} s: {what}"
-        time.sleep(0.05)

@@ -38,6 +38,14 @@ async def eventually(
         await asyncio.sleep(every_s)
 
 
+def wait_until(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> None:
+    """The same outside of any loop, for servers that are being started; blocks."""
+    ends = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < ends, f"not within {within_s} s: {what}"
+        time.sleep(0.05)
+
+
 def run_async(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make a plain test of an async scenario: a loop of its own, at most `SCENARIO_S` (or `within_s=` of `limited`).
 
