@@ -215,13 +215,10 @@ class Node:
             )
 
     async def _watch(self) -> None:
-        """What is looked after once a second: stalls of this process, last-seen hints, history, eviction."""
-        turns, stalled_s = 0, 0.0
+        """What is looked after once a second: last-seen hints, history, eviction."""
+        turns = 0
         renew_every = max(1, self.settings.history_ms // 3000)
         while True:
-            if self.wheel.stalled_s > stalled_s:
-                stalled_s = self.wheel.stalled_s
-                self.services.disturbed()
             seen, self._seen = self._seen, []
             if seen:
                 await self.directory.note_seen(seen)

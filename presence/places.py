@@ -229,6 +229,7 @@ async def rejoin(session: Session, membership: Membership, *, revive: bool = Tru
 
 
 async def _rejoin_as_member(session: Session, membership: Membership, *, show: bool, revive: bool) -> View:
+    asked_at = time.monotonic()
     joined = await session.services.tracker.join(
         *(membership.channel, session.user, session.id, session.number),
         ttl_ms=membership.ttl_ms,
@@ -237,6 +238,7 @@ async def _rejoin_as_member(session: Session, membership: Membership, *, show: b
         revive=revive,
         show=show,
     )
+    membership.asked_at = asked_at
     membership.lives_on()
     return joined.view
 

@@ -45,7 +45,7 @@ class Services:
     draining: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    disturbed_at: dict[int | None, float] = field(default_factory=dict)  # by partition; None: this node (monotonic)
+    disturbed_at: dict[int, float] = field(default_factory=dict)  # by partition (monotonic)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Own a task until it ends."""
@@ -54,14 +54,14 @@ class Services:
         task.add_done_callback(self._ended)
         return task
 
-    def disturbed(self, partition: int | None = None) -> None:
-        """A partition (or this node) stood still or lost data: timeouts around now are not the clients' fault."""
+    def disturbed(self, partition: int) -> None:
+        """A partition stood still or lost data: timeouts around now are not the clients' fault."""
         self.disturbed_at[partition] = time.monotonic()
 
-    def calm_for(self, seconds: float, *partitions: int) -> bool:
-        """Whether nothing of that kind happened to these, or to this node, in the last `seconds`."""
-        last = max(self.disturbed_at.get(partition, NEVER) for partition in (None, *partitions))
-        return time.monotonic() - last > seconds
+    def calm_since(self, moment: float, *partitions: int) -> bool:
+        """Whether nothing of that kind happened to these, nor a stall to this node, after `moment` (monotonic)."""
+        lasts = [self.disturbed_at.get(partition, NEVER) for partition in partitions]
+        return max(self.wheel.stalled_at, *lasts) <= moment
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

@@ -120,9 +120,11 @@ def _is_innocent(session: Session, membership: Membership) -> bool:
     ttl_s = membership.ttl_ms / 1000
     if session.transport == "websocket":
         return session.services.wheel.awake_s - session.heard_s < LIVELY * ttl_s
-    # A sign of life by HTTP takes both: the partition with the session's record, and the channel's.
+    # A sign of life by HTTP takes both: the partition with the session's record, and the channel's. What happened
+    # before the last join excused that one already: who stays silent after it must not come and go.
     concerned = membership.partition, session.services.tracker.keys.partition(session.user)
-    return not session.services.calm_for(2 * ttl_s + 3, *concerned)
+    since = max(time.monotonic() - 2 * ttl_s - 3, membership.asked_at)
+    return not session.services.calm_since(since, *concerned)
 
 
 async def _rejoin(session: Session, membership: Membership, *, revive: bool = True) -> None:

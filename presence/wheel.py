@@ -41,12 +41,12 @@ class Wheel:
     """Entries by the tick in which they come up, and one coroutine that turns it.
 
     `awake_s` is a coarse clock that stands still while the process did (a frozen process must not take its
-    clients for silent); `stalled_s` is the time it stood still, in total.
+    clients for silent); `stalled_at` is when it last went on after that (`-inf`: never).
     """
 
     def __init__(self, tick_s: float = TICK_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.awake_s = 0.0
-        self.stalled_s = 0.0
+        self.stalled_at = float("-inf")
         self._tick_s = tick_s
         self._clock = clock
         self._start = self._turned = clock()
@@ -97,7 +97,7 @@ class Wheel:
         gap = now - self._turned
         self._turned = now
         if gap > STALL_S:
-            self.stalled_s += gap - self._tick_s
+            self.stalled_at = now
             gap = self._tick_s
         self.awake_s += gap
 
