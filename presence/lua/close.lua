@@ -15,8 +15,11 @@ if session.number > number then -- guard: order of connection numbers
 end
 
 local old = tonumber(redis.call('ZSCORE', base .. 'due', entry) or now)
-if ARGV[6] ~= '' and session.closed == 0 then -- guard: the last word
-  old = math.max(old, now - tonumber(ARGV[6]) + session.ttl) -- its heartbeat may be on its way, and is kept out below
+-- Its last heartbeat may be on its way, and is kept out below. A close that is known already counts only if it was
+-- this connection's: that of an older one may have come up again, with the join behind it rolled back.
+local known = session.closed > 0 and session.number == number -- guard: closes that came up again
+if ARGV[6] ~= '' and not known then -- guard: the last word
+  old = math.max(old, now - tonumber(ARGV[6]) + session.ttl)
 end
 local deadline = math.min(old, now + tonumber(ARGV[5]))
 session.number, session.closed = number, now

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+from presence import places
+from presence.answers import Ended, Held
 from presence.keys import entry
 from tests.chaos.workbench import NUMBERS, ROOM, Gate, Workbench, gone_after_the_grace, late
 from tests.support.waiting import eventually
@@ -95,6 +98,39 @@ async def a_last_word_before_the_close_counts(bench: Workbench) -> None:
     await bench.past_deadlines()
     await bench.claim("alice")
     assert await bench.story() == ["join", "leave:timeout"]
+
+
+async def a_close_that_came_up_again_does_not_shorten_the_next_grace(bench: Workbench) -> None:
+    """A client reconnects within its grace, and a failover takes that back; then this connection closes, too."""
+    node = await bench.node(grace_ms=400)
+    first, second, *_ = NUMBERS
+    await bench.join(number=first)
+    await node.tracker.close(ROOM, "alice", "session-1", first, silent_ms=0)
+    closed_ms = await bench.now_ms()
+    await bench.past(closed_ms + 300)
+
+    await node.tracker.close(ROOM, "alice", "session-1", second, silent_ms=0)
+    await bench.past(closed_ms + 450)
+    await bench.claim("alice")
+    assert await bench.story() == ["join"]
+
+    await bench.past_deadlines()
+    await bench.claim("alice")
+    assert await bench.story() == ["join", "leave:timeout"]
+
+
+async def a_poll_that_a_leave_overtakes_does_not_hide_it(bench: Workbench) -> None:
+    """A poll has read its session's record and sets out to go on; meanwhile the client leaves the channel."""
+    node = await bench.node()
+    tab = await bench.tab(node)
+    await tab.join()
+    await node.tracker.leave(ROOM, "alice", "session-1", "", "left")
+    await node.tracker.note("alice", "session-1", "", None, {ROOM: Held(2000, True)}, limit=False)
+
+    with suppress(Ended):
+        await places.enter(tab.session, ROOM, "member", None, "", None, revive=True, as_events=True)
+    known = await node.services.directory.record("alice", "session-1")
+    assert known is not None and known.channels[ROOM].left
 
 
 async def who_said_bye_is_not_brought_back(bench: Workbench) -> None:

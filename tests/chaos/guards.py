@@ -184,7 +184,17 @@ GUARDS = [
     Guard(
         "last-word-before-a-close",
         crossings.a_last_word_before_the_close_counts,
-        Cut("close.lua", "if ARGV[6] ~= '' and session.closed == 0 then -- guard: the last word", "if false then"),
+        Cut("close.lua", "if ARGV[6] ~= '' and not known then -- guard: the last word", "if false then"),
+    ),
+    Guard(
+        "closes-that-came-up-again",
+        crossings.a_close_that_came_up_again_does_not_shorten_the_next_grace,
+        Cut("close.lua", " and session.number == number -- guard: closes that came up again", ""),
+    ),
+    Guard(
+        "leaves-that-overtake-a-poll",
+        crossings.a_poll_that_a_leave_overtakes_does_not_hide_it,
+        Cut("presence.places:_join_as_member", "limit=not revive", "limit=True"),
     ),
     Guard(
         "doubt-after-bye",
