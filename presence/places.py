@@ -138,7 +138,8 @@ async def _join_as_member(
             session.number,
             token_end_ms,
             {channel: Held(ttl, False)},
-            limit=not revive,  # who only goes on takes no mark of a leave away: that may have overtaken this request
+            limit=True,
+            going_on=revive,  # a leave may have overtaken this request
         )
     joined = await tracker.join(
         *(channel, session.user, session.id, session.number),

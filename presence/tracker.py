@@ -93,16 +93,18 @@ class Tracker:
         channels: dict[str, Held],
         *,
         limit: bool,
+        going_on: bool = False,
         life_ms: int = RECORD_MS,
     ) -> None:
-        """Write the channels into the session's record; with `limit`, as the entry into one more channel."""
+        """Write the channels into the session's record; with `limit`, as the entry into one more channel, which takes
+        the mark of an earlier leave away unless the session only goes on there."""
         life = max([life_ms, *(3 * held.ttl_ms for held in channels.values())])
         token_end = "" if token_end_ms is None else token_end_ms
         most = self._settings.max_channels if limit else ""
         rows = [value for ch, held in channels.items() for value in (ch, held.ttl_ms, int(held.left))]
         reply = await self._call(
             *("record", self.keys.partition(user), user, session, number, self._node, token_end, life),
-            *(USER_KEEP_MS, most, *rows),
+            *(USER_KEEP_MS, most, int(limit and not going_on), *rows),
         )
         if reply[0] == b"replaced":
             raise Replaced("a newer connection of this session is open")

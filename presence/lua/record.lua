@@ -3,7 +3,7 @@
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 user, 2 session, 3 number ('' whoever owns it), 4 node, 5 end of the token (unix ms, '' keep),
 --       6 life of the record in ms, 7 life of the user's list in ms, 8 max channels ('' no limit),
---       then for each channel 9 its name, 10 its ttl_ms, 11 left 0/1
+--       9 over a leave (0/1), then for each channel 10 its name, 11 its ttl_ms, 12 left 0/1
 -- Returns: {'ok'}, {'replaced'} or {'channels'}
 -- A row is ttl_ms SEP left SEP end: a channel that is not written again until its end is forgotten.
 
@@ -27,7 +27,7 @@ for at = 1, #known, 2 do
     lefts = lefts + tonumber(part[2])
     if tonumber(part[3]) < now or (part[2] == '1' and lefts > MOST_LEFT) then
       redis.call('HDEL', record, known[at])
-    elseif part[2] == '0' and known[at] ~= 'c:' .. (ARGV[9] or '') then
+    elseif part[2] == '0' and known[at] ~= 'c:' .. (ARGV[10] or '') then
       held = held + 1
     end
   end
@@ -41,11 +41,11 @@ if ARGV[5] ~= '' then
   redis.call('HSET', record, 'token', ARGV[5])
 end
 local life = tonumber(ARGV[6])
-for at = 9, #ARGV, 3 do
+for at = 10, #ARGV, 3 do
   local field, left = 'c:' .. ARGV[at], ARGV[at + 2]
   local row = redis.call('HGET', record, field)
-  -- Only an entry takes the mark of a leave away: a renewal may have been read before that leave.
-  if left == '1' or ARGV[8] ~= '' or not row or split(row)[2] == '0' then
+  -- Only an entry takes the mark of a leave away: who renews or goes on may have read the record before that leave.
+  if left == '1' or ARGV[9] == '1' or not row or split(row)[2] == '0' then
     local gone = int(now + (left == '1' and math.min(life, LEFT_MS) or life))
     redis.call('HSET', record, field, ARGV[at + 1] .. SEP .. left .. SEP .. gone)
   end

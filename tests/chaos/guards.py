@@ -194,7 +194,7 @@ GUARDS = [
     Guard(
         "leaves-that-overtake-a-poll",
         crossings.a_poll_that_a_leave_overtakes_does_not_hide_it,
-        Cut("presence.places:_join_as_member", "limit=not revive", "limit=True"),
+        Cut("presence.places:_join_as_member", "going_on=revive", "going_on=False"),
     ),
     Guard(
         "doubt-after-bye",
