@@ -14,11 +14,11 @@ from presence.heartbeats import Touch
 from presence.keys import entry
 from presence.mailbox import Frame
 from presence.topic import Topic
+from presence.wheel import NEVER
 
 if TYPE_CHECKING:
     from presence.session import Session
 
-NEVER = float("-inf")
 Heard = Callable[["Membership", str | None], None]
 
 

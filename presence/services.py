@@ -16,15 +16,12 @@ from presence.logs import get
 from presence.metrics import Metrics
 from presence.settings import Settings
 from presence.tracker import Tracker
-from presence.wheel import Wheel
+from presence.wheel import NEVER, Wheel
 
 if TYPE_CHECKING:
     from presence.registry import Registry
 
 log = get(__name__)
-
-
-NEVER = float("-inf")
 
 
 @dataclass

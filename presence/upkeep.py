@@ -16,13 +16,13 @@ from presence.answers import Ended, Held, Replaced
 from presence.errors import CloseCode, LimitExceeded, PresenceError, Unavailable
 from presence.membership import Membership
 from presence.streams import LEFT
+from presence.wheel import NEVER
 
 if TYPE_CHECKING:
     from presence.session import Session
 
 RETRY_S = 0.2
 LIVELY = 0.75  # part of its ttl within which a WebSocket was heard, if it is not silent
-NEVER = float("-inf")
 
 
 def note_again(session: Session) -> None:

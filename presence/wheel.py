@@ -15,6 +15,7 @@ from collections.abc import Callable
 from presence import logs
 
 TICK_S = 0.05
+NEVER = float("-inf")  # of a moment (monotonic)
 STALL_S = 0.25  # a busy loop is late by some ms at every tick; only a longer gap means that it stood still
 
 log = logs.get(__name__)
@@ -41,12 +42,12 @@ class Wheel:
     """Entries by the tick in which they come up, and one coroutine that turns it.
 
     `awake_s` is a coarse clock that stands still while the process did (a frozen process must not take its
-    clients for silent); `stalled_at` is when it last went on after that (`-inf`: never).
+    clients for silent); `stalled_at` is when it last went on after that (`NEVER`: it did not).
     """
 
     def __init__(self, tick_s: float = TICK_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.awake_s = 0.0
-        self.stalled_at = float("-inf")
+        self.stalled_at = NEVER
         self._tick_s = tick_s
         self._clock = clock
         self._start = self._turned = clock()

@@ -257,6 +257,15 @@ async def gone_after_the_grace(bench: Workbench) -> None:
     assert await bench.story() == ["join", "leave:timeout"]
 
 
+async def gone_at_the_deadline(bench: Workbench) -> None:
+    """Alice is still there, and is announced as gone when her deadline has passed."""
+    await bench.claim("alice")
+    assert await bench.story() == ["join"]
+    await bench.past_deadlines()
+    await bench.claim("alice")
+    assert await bench.story() == ["join", "leave:timeout"]
+
+
 async def late(work: Awaitable[object]) -> None:
     """A request that comes too late; what it is told does not matter, only what it does."""
     with suppress(PresenceError):

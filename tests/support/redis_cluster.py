@@ -16,11 +16,10 @@ from redis.exceptions import RedisError
 
 from tests.support.documents import options
 from tests.support.redis_lock import Lock
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import SOONER, RedisServer
 from tests.support.waiting import wait_until
 
 SLOTS = 16_384
-SOONER = {"repl-diskless-sync-delay": "0"}
 
 
 class RedisCluster:

@@ -13,12 +13,11 @@ from redis.exceptions import RedisError
 
 from tests.support.documents import options
 from tests.support.redis_lock import Lock
-from tests.support.redis_server import RedisServer, config_text
+from tests.support.redis_server import SOONER, RedisServer, config_text
 from tests.support.waiting import wait_until
 
 NAME = options("sentinel.conf: every Sentinel")["sentinel monitor"].split()[0]
 SHORTER = {"sentinel down-after-milliseconds": f"{NAME} 1000", "sentinel failover-timeout": f"{NAME} 5000"}
-SOONER = {"repl-diskless-sync-delay": "0"}
 
 
 class Sentinel(RedisServer):

@@ -29,6 +29,8 @@ from tests.support.redis_lock import Lock
 
 READY_S = 10.0
 PR_SET_PDEATHSIG = 1
+SOONER = {"repl-diskless-sync-delay": "0"}
+"""Of servers with replicas: a test does not wait for more of them to ask for the data."""
 
 
 class RedisServer:
