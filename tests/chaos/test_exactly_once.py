@@ -81,7 +81,8 @@ class Run:
     def __init__(self, seed: str, nodes: list[Node], server: RedisServer) -> None:
         self.rng = random.Random(seed)
         self.world = World(nodes, [f"room-{number}" for number in range(4)], Journal(), self._deafen)
-        self.lanes = [self._lane(f"user-{number:02}", kind, seed) for number, kind in self._kinds()]
+        kinds = enumerate(self._kinds())  # two lanes of a user are two sessions: each has a number of its own
+        self.lanes = [self._lane(f"user-{user:02}", kind, number, seed) for number, (user, kind) in kinds]
         self.watchers = [Watcher(node, self.world.channels) for node in nodes]
         self.trouble = 0
         self._redis = redis.asyncio.from_url(server.url)
@@ -118,8 +119,8 @@ class Run:
         second = [(number, self.rng.choice((Page, Caller, BackEnd, BackEnd))) for number in range(0, USERS, 2)]
         return [*first, *second]
 
-    def _lane(self, user: str, kind: type[Lane], seed: str) -> Lane:
-        return kind(self.world, user, f"{kind.__name__.lower()}{self.rng.randrange(100)}", seed)
+    def _lane(self, user: str, kind: type[Lane], number: int, seed: str) -> Lane:
+        return kind(self.world, user, f"{kind.__name__.lower()}{number}", seed)
 
     async def _disturb(self) -> None:
         while not self.world.over:
