@@ -42,6 +42,7 @@ class Metrics:
         self._traffic(registry)
         self._presence(registry)
         self._health(registry)
+        self._backends(registry)
 
     def render(self) -> tuple[bytes, str]:
         """Return the page for Prometheus and its content type."""
@@ -111,3 +112,23 @@ class Metrics:
             registry=registry,
         )
         self.holds = Counter("presence_holds_total", "Mass departures held back after a stall", registry=registry)
+
+    def _backends(self, registry: CollectorRegistry) -> None:
+        self.queue_redeliveries = Counter(
+            "presence_queue_redeliveries_total", "Events handed out by a queue once more", registry=registry
+        )
+        self.queue_dead_letters = Counter(
+            "presence_queue_dead_letters_total", "Events that were delivered too often and set aside", registry=registry
+        )
+        self.queue_backlog = Gauge(
+            "presence_queue_backlog", "Events that the fullest queue has not acknowledged", registry=registry
+        )
+        self.queue_oldest = Gauge(
+            "presence_queue_oldest_seconds",
+            "Age of the oldest event that a queue has not acknowledged",
+            registry=registry,
+        )
+        self.queue_lost = Gauge(
+            "presence_queue_lost", "Events that had to go before a queue acknowledged them", registry=registry
+        )
+        self.feed_entries = Gauge("presence_feed_entries", "Events in the feed, over all partitions", registry=registry)

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from presence.addresses import parse_redis_url
+from presence import options
 from presence.errors import BadSetting
 
 MIN_TTL_MS = 1000
 MAX_TTL_MS = 86_400_000
-MIN_SECRET_BYTES = 32
 PREFIX = "PRESENCE_"
 
 _HOUR_MS = 3_600_000
@@ -34,127 +33,72 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     return Path(state) / "presence"
 
 
-def _about(parse: Callable[[str], Any], help: str, unit: str = "", secret: bool = False) -> dict[str, Any]:
-    return {"parse": parse, "help": help, "unit": unit, "secret": secret}
-
-
-def _option(parse: Callable[[str], Any], help: str, *, default: Any, unit: str = "", secret: bool = False) -> Any:
-    return field(default=default, metadata=_about(parse, help, unit, secret), repr=not secret)
-
-
-def _number(default: int, low: int, high: int, help: str, unit: str = "") -> Any:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return _option(parse, help, default=default, unit=unit)
-
-
-def _text(help: str, default: str = "") -> Any:
-    return _option(str, help, default=default)
-
-
-def _path(text: str) -> Path | None:
-    return Path(text).expanduser() if text else None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
-
-
-def _secrets(text: str) -> tuple[str, ...]:
-    words = _words(text)
-    if len(words) > 2:
-        raise ValueError("at most two secrets, separated by a comma: the new one and the one being retired")
-    if any(len(word.encode()) < MIN_SECRET_BYTES for word in words):
-        raise ValueError(f"each secret needs at least {MIN_SECRET_BYTES} bytes")
-    return words
-
-
-def _keys(text: str) -> tuple[str, ...]:
-    words = _words(text)
-    if not all(re.fullmatch(r"[!-~]+", word) for word in words):
-        raise ValueError("keys must be visible ASCII characters, separated by commas")
-    return words
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    words = _words(text)
-    for word in words:
-        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*A-Z]+", word):
-            raise ValueError("each origin must look like https://example.com or http://localhost:3000")
-    return words
-
-
-def _redis_url(text: str) -> str:
-    if text:
-        parse_redis_url(text)
-    return text
-
-
-def _key_prefix(text: str) -> str:
-    if not re.fullmatch(r"[^\s{}\x00-\x1f\x7f]{1,100}", text):
-        raise ValueError("must have 1 to 100 characters, none of them a brace, white space or control character")
-    return text
-
-
 @dataclass(frozen=True)
 class Settings:
     """What the operator chose; built by ``load`` or, in tests, directly."""
 
-    host: str = _text("address to listen on; 0.0.0.0 for all", "127.0.0.1")
-    port: int = _number(8080, 0, 65_535, "port to listen on; 0 picks a free one and the ready line names it")
-    redis_url: str = _option(
-        _redis_url,
+    host: str = options.text("address to listen on; 0.0.0.0 for all", "127.0.0.1")
+    port: int = options.number(8080, 0, 65_535, "port to listen on; 0 picks a free one and the ready line names it")
+    redis_url: str = options.option(
+        options.redis_url,
         "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// address; empty: an embedded server",
         default="",
     )
     data_dir: Path = field(
         default_factory=lambda: default_data_dir(os.environ),
-        metadata=_about(_path, "folder of the embedded server's data, one node each"),
+        metadata=options.about(options.path, "folder of the embedded server's data, one node each"),
     )
-    token_secret: tuple[str, ...] = _option(
-        _secrets, "secret of client tokens, 32 bytes or more; two by comma to rotate", default=(), secret=True
+    token_secret: tuple[str, ...] = options.option(
+        options.two_secrets,
+        "secret of client tokens, 32 bytes or more; two by comma to rotate",
+        default=(),
+        secret=True,
     )
     token_key_file: Path | None = field(
-        default=None, metadata=_about(_path, "public key (PEM) or JWKS file that checks client tokens")
+        default=None, metadata=options.about(options.path, "public key (PEM) or JWKS file that checks client tokens")
     )
-    token_audience: str = _text("the `aud` that client tokens must carry; empty: not checked")
-    token_issuer: str = _text("the `iss` that client tokens must carry; empty: not checked")
-    api_keys: tuple[str, ...] = _option(
-        _keys, "keys of back ends, by comma; none: no back-end endpoint answers", default=(), secret=True
+    token_audience: str = options.text("the `aud` that client tokens must carry; empty: not checked")
+    token_issuer: str = options.text("the `iss` that client tokens must carry; empty: not checked")
+    api_keys: tuple[str, ...] = options.option(
+        options.keys, "keys of back ends, by comma; none: no back-end endpoint answers", default=(), secret=True
     )
-    read_keys: tuple[str, ...] = _option(
-        _keys, "keys that may only read, by comma (dashboards)", default=(), secret=True
+    read_keys: tuple[str, ...] = options.option(
+        options.keys, "keys that may only read, by comma (dashboards)", default=(), secret=True
     )
-    allowed_origins: tuple[str, ...] = _option(_origins, "web origins besides the server's own, by comma", default=())
-    ttl_ms: int = _number(30_000, MIN_TTL_MS, MAX_TTL_MS, "how long a session lives after its last sign of life", "ms")
-    grace_ms: int = _number(
+    allowed_origins: tuple[str, ...] = options.option(
+        options.origins, "web origins besides the server's own, by comma", default=()
+    )
+    ttl_ms: int = options.number(
+        30_000, MIN_TTL_MS, MAX_TTL_MS, "how long a session lives after its last sign of life", "ms"
+    )
+    grace_ms: int = options.number(
         5_000, 0, MAX_TTL_MS, "how long a session still lives after its client closed the connection", "ms"
     )
-    ping_ms: int = _number(
+    ping_ms: int = options.number(
         10_000,
         100,
         MAX_TTL_MS // 2,
         "how often WebSockets are pinged; unset: at most a third of ttl_ms",
         "ms",
     )
-    drain_ms: int = _number(10_000, 0, _HOUR_MS, "how long a stop may take", "ms")
-    history_ms: int = _number(
+    drain_ms: int = options.number(10_000, 0, _HOUR_MS, "how long a stop may take", "ms")
+    history_ms: int = options.number(
         600_000, 100, 720 * _HOUR_MS, "how long a channel's history outlives its last member", "ms"
     )
-    partitions: int = _number(16, 1, 1024, "parts of the state in Redis, fixed at the first start")
-    key_prefix: str = _option(
-        _key_prefix,
+    partitions: int = options.number(16, 1, 1024, "parts of the state in Redis, fixed at the first start")
+    key_prefix: str = options.option(
+        options.key_prefix,
         "first part of every key; deployments share a Redis by different ones",
         default="presence",
     )
-    max_channels: int = _number(100, 1, 10_000, "channels a session may be in")
-    max_sessions: int = _number(20, 1, 10_000, "sessions a user may have in a channel")
-    max_commands_per_second: int = _number(50, 0, 1_000_000, "commands a connection may send; 0: no limit")
-    max_members: int = _number(100_000, 1, 10_000_000, "members a channel may have")
-    max_connections: int = _number(10_000, 1, 1_000_000, "connections a node accepts")
+    max_channels: int = options.number(100, 1, 10_000, "channels a session may be in")
+    max_sessions: int = options.number(20, 1, 10_000, "sessions a user may have in a channel")
+    max_commands_per_second: int = options.number(50, 0, 1_000_000, "commands a connection may send; 0: no limit")
+    max_members: int = options.number(100_000, 1, 10_000_000, "members a channel may have")
+    max_connections: int = options.number(10_000, 1, 1_000_000, "connections a node accepts")
+    feed_max: int = options.number(
+        1_000_000, 100, 100_000_000, "events kept for queues that have not acknowledged them yet"
+    )
     dev: bool = field(default=False, metadata={"flag_only": True})
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, metadata={"flag_only": True})
 

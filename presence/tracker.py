@@ -262,7 +262,7 @@ class Tracker:
         ]
         await asyncio.gather(*calls)
 
-    def _common(self, partition: int) -> tuple[int, int, str]:
+    def _common(self, partition: int) -> tuple[int, str, str]:
         return announcing(self._settings, self.keys, partition)
 
     async def _call(self, name: str, partition: int, *arguments: str | int) -> Reply:
@@ -294,6 +294,7 @@ class Tracker:
         raise NotJoined("this session is not in the channel; join it first")
 
 
-def announcing(settings: Settings, keys: Keys, partition: int) -> tuple[int, int, str]:
+def announcing(settings: Settings, keys: Keys, partition: int) -> tuple[int, str, str]:
     """The first arguments of every script that announces."""
-    return settings.history_ms, max(100, FEED_EVENTS // keys.partitions), keys.telling(partition)
+    feed = f"{max(100, FEED_EVENTS // keys.partitions)} {settings.feed_max}"
+    return settings.history_ms, feed, keys.telling(partition)

@@ -13,11 +13,11 @@ from importlib import resources
 from presence.lanes import Lanes, Reply
 
 PARTS = {
-    "join": ("_announce", "_view"),
-    "leave": ("_announce",),
-    "set": ("_announce",),
-    "publish": ("_announce",),
-    "expire": ("_announce",),
+    "join": ("_feed", "_announce", "_view"),
+    "leave": ("_feed", "_announce"),
+    "set": ("_feed", "_announce"),
+    "publish": ("_feed", "_announce"),
+    "expire": ("_feed", "_announce"),
     "snapshot": ("_view",),
     "touch": (),
     "close": (),
@@ -25,6 +25,13 @@ PARTS = {
     "record": (),
     "release": (),
     "renew": (),
+    "queue_put": ("_feed",),
+    "queue_drop": ("_feed",),
+    "queue_take": ("_feed",),
+    "queue_settle": ("_feed",),
+    "queue_look": ("_feed",),
+    "queue_dead": ("_feed",),
+    "queue_tidy": ("_feed",),
 }
 
 

@@ -1,7 +1,9 @@
 -- Put before the scripts that change who is present: history, feed and bus move with the state or not at all.
--- ARGV[1] history_ms, ARGV[2] feed length, ARGV[3] bus (see `tell`): the same for all of them.
+-- ARGV[1] history_ms, ARGV[2] feed length (see below), ARGV[3] bus (see `tell`): the same for all of them.
 
-local HISTORY_MS, FEED_LENGTH, BUS = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local HISTORY_MS, BUS = tonumber(ARGV[1]), ARGV[3]
+-- How many entries the feed keeps, and how many at the most while queues have not had them all acknowledged.
+local FEED_KEPT, FEED_MAX = string.match(ARGV[2], '^(%d+) (%d+)$')
 
 -- History lasts as long as the channel has members, and history_ms longer.
 local function retain(channel)
@@ -14,6 +16,20 @@ local function retain(channel)
     redis.call('PEXPIREAT', meta, gone)
     redis.call('PEXPIREAT', log, gone)
   end
+end
+
+-- The feed for back ends, of all channels but the server's own. Without any queue nobody misses what it forgets.
+local function feed_on(channel, fields)
+  local feed = base .. 'feed'
+  if string.sub(channel, 1, 1) == '@' then
+    return
+  end
+  if redis.call('EXISTS', base .. 'queues') == 0 then
+    redis.call('XADD', feed, 'MAXLEN', '~', FEED_KEPT, '*', unpack(fields))
+    return
+  end
+  redis.call('XADD', feed, '*', unpack(fields))
+  give_way(tonumber(FEED_MAX))
 end
 
 -- kind, reason, user, session, state: plain text for the nodes; body: the event's own JSON members; feed: more of
@@ -42,8 +58,7 @@ local function announce(channel, kind, reason, user, session, state, body, feed)
     redis.call('XADD', log, '1-0', 'e', text)
   end
   retain(channel)
-  redis.call('XADD', base .. 'feed', 'MAXLEN', '~', FEED_LENGTH, '*',
-    'channel', channel, 'epoch', epoch, 'user', user, 'event', text, unpack(feed or {}))
+  feed_on(channel, {'channel', channel, 'epoch', epoch, 'user', user, 'event', text, unpack(feed or {})})
   tell(BUS, {'event', channel, epoch, int(seq), int(now), kind, reason, user, session, state or '', text})
   return epoch, seq
 end

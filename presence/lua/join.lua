@@ -61,7 +61,7 @@ if not member then
   redis.call('ZADD', base .. 'channels', 0, channel)
   announce(channel, 'join', '', user, id, '',
     '"type":"join","user":' .. member.json .. ',"info":' .. member.info .. ',"state":' .. member.state,
-    {'generation', member.generation})
+    {'generation', member.generation, 'since', member.since})
 else
   local known = false
   for _, other in ipairs(member.ids) do
@@ -81,7 +81,7 @@ else
     announced = 2
     announce(channel, 'update', '', user, id, member.state,
       '"type":"update","user":' .. member.json .. ',"state":' .. member.state
-      .. (new_info and ',"info":' .. member.info or ''), {'generation', member.generation})
+      .. (new_info and ',"info":' .. member.info or ''), {'generation', member.generation, 'since', member.since})
   end
 end
 

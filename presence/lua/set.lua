@@ -18,5 +18,5 @@ end
 member.state = state
 write_member(channel, user, member)
 announce(channel, 'update', '', user, id, state, '"type":"update","user":' .. member.json .. ',"state":' .. state,
-  {'generation', member.generation})
+  {'generation', member.generation, 'since', member.since})
 return {'ok', 1}

@@ -22,6 +22,12 @@ NAMES = {
     "presence_subscription_gaps",
     "presence_holds",
     "presence_command_seconds",
+    "presence_queue_backlog",
+    "presence_queue_oldest_seconds",
+    "presence_queue_redeliveries",
+    "presence_queue_dead_letters",
+    "presence_queue_lost",
+    "presence_feed_entries",
 }
 
 

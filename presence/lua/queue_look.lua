@@ -1,0 +1,73 @@
+-- How a queue stands in this partition.
+-- KEYS: 1 guard, 2 never
+-- ARGV: 1 group, 2 most unread entries that are looked at one by one, 3 ms within which a consumer counts as there
+-- Returns: {'none'} (no such queue) or
+--          {'ok', waiting, in flight, age in ms of the oldest entry that is not acknowledged or -1, dead, lost,
+--           max deliveries, types, pattern, then the names of its consumers}
+
+local group, leases, feed = ARGV[1], base .. 'lease:' .. ARGV[1], base .. 'feed'
+local queue = queue_of(group)
+if not queue then
+  return {'none'}
+end
+
+local oldest = nil
+local function meet(id)
+  local ms = tonumber(string.match(id, '^%d+'))
+  oldest = oldest and math.min(oldest, ms) or ms
+end
+
+local waiting, in_flight = 0, redis.call('ZCOUNT', leases, '(' .. int(now), '+inf')
+waiting = redis.call('ZCARD', leases) - in_flight
+
+local consumers = {}
+local function meet_all(source)
+  local stream = stream_of(group, source)
+  for _, other in ipairs(groups_of(stream)) do
+    if other.name == group then
+      local pending = redis.call('XPENDING', stream, group)
+      if pending[1] > 0 then
+        meet(pending[2])
+      end
+      local from, left = '(' .. other.read, tonumber(ARGV[2])
+      while left > 0 do
+        local rows = redis.call('XRANGE', stream, from, '+', 'COUNT', math.min(left, 500))
+        for _, row in ipairs(rows) do
+          if source == 'a' or wants(queue, row[2]) then
+            waiting = waiting + 1
+            meet(row[1])
+          end
+        end
+        left = left - #rows
+        if #rows == 0 then
+          break
+        end
+        from = '(' .. rows[#rows][1]
+      end
+      if left == 0 then -- a very long queue: the rest is counted as the stream counts it
+        for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+          if field_of(flat, 'name') == group then
+            waiting = waiting + math.max(0, tonumber(field_of(flat, 'lag') or 0) - tonumber(ARGV[2]))
+          end
+        end
+      end
+      for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+        local name = field_of(flat, 'name')
+        if name ~= SEP and (field_of(flat, 'pending') > 0 or field_of(flat, 'idle') < tonumber(ARGV[3])) then
+          consumers[name] = true
+        end
+      end
+    end
+  end
+end
+meet_all('f')
+meet_all('a')
+
+local reply = {
+  'ok', waiting, in_flight, oldest and int(math.max(0, now - oldest)) or '-1', redis.call('XLEN', base .. 'dead:' .. group),
+  tonumber(redis.call('HGET', base .. 'lost', group) or 0), queue.deliveries, queue.types, queue.pattern,
+}
+for name in pairs(consumers) do
+  reply[#reply + 1] = name
+end
+return reply

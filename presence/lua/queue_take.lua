@@ -1,0 +1,101 @@
+-- Hand out entries to a consumer: first those whose lease has ended, then what was given back, then new ones.
+-- KEYS: 1 guard, 2 never
+-- ARGV: 1 group, 2 consumer, 3 count, 4 lease_ms, 5 most dead letters
+-- Returns: {'none'} (no such queue) or
+--          {'ok', more may wait 0/1, dead letters made, for each entry: source and id, deliveries, its fields}
+
+local READ_AT_ONCE = 2000 -- of entries that the queue does not want
+
+local group, consumer, count, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local queue, leases = queue_of(group), base .. 'lease:' .. group
+if not queue then
+  return {'none'}
+end
+redis.call('ZADD', leases, 'XX', '0', '') -- nothing yet, but a Redis out of memory says so before anything is changed
+
+local taken, buried = {}, 0
+local function give(source, id, deliveries, fields)
+  redis.call('ZADD', leases, int(now + lease_ms), source .. id)
+  taken[#taken + 1] = {source .. id, deliveries, fields}
+end
+
+local function lose(amount)
+  redis.call('HINCRBY', base .. 'lost', group, amount)
+end
+
+local function forget(source, id)
+  local stream = stream_of(group, source)
+  redis.call('XACK', stream, group, id)
+  redis.call('ZREM', leases, source .. id)
+  if source == 'a' then
+    redis.call('XDEL', stream, id)
+  end
+end
+
+local function bury(source, id, deliveries, fields)
+  local dead = base .. 'dead:' .. group
+  if redis.call('XLEN', dead) >= tonumber(ARGV[5]) then
+    redis.call('XTRIM', dead, 'MAXLEN', '=', tonumber(ARGV[5]) - 1)
+    lose(1)
+  end
+  fields[#fields + 1] = 'deliveries'
+  fields[#fields + 1] = deliveries
+  redis.call('XADD', dead, '*', unpack(fields))
+  forget(source, id)
+  buried = buried + 1
+end
+
+-- An entry whose lease has ended: again to somebody, or, delivered often enough, to the dead letters.
+local function again(source, id)
+  local stream = stream_of(group, source)
+  local held = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  local row = held and redis.call('XRANGE', stream, id, id)[1]
+  if not held then
+    redis.call('ZREM', leases, source .. id)
+  elseif not row then
+    forget(source, id)
+    lose(1)
+  elseif held[4] >= queue.deliveries then
+    bury(source, id, held[4], row[2])
+  else
+    redis.call('XCLAIM', stream, group, consumer, '0', id)
+    give(source, id, held[4] + 1, row[2])
+  end
+end
+
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', '0', count)) do
+  again(string.sub(member, 1, 1), string.sub(member, 2))
+end
+
+local read = 0
+local function read_new(source)
+  local stream = stream_of(group, source)
+  while #taken < count and read < READ_AT_ONCE do
+    local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count - #taken, 'STREAMS', stream, '>')
+    if not reply or #reply == 0 then
+      return
+    end
+    for _, row in ipairs(reply[1][2]) do
+      read = read + 1
+      if source == 'a' or wants(queue, row[2]) then
+        give(source, row[1], 1, row[2])
+      else
+        redis.call('XACK', stream, group, row[1])
+      end
+    end
+  end
+end
+
+if redis.call('EXISTS', base .. 'again:' .. group) == 1 then
+  read_new('a')
+end
+read_new('f')
+
+local more = (#taken >= count or read >= READ_AT_ONCE) and 1 or 0
+local reply = {'ok', more, buried}
+for _, entry in ipairs(taken) do
+  for at = 1, 3 do
+    reply[#reply + 1] = entry[at]
+  end
+end
+return reply
