@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from presence.errors import NotJoined, PresenceError
-from presence.lanes import Reply
+from presence.lane import Reply
 
 
 class Replaced(PresenceError):

@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from presence.announcing import announcing
 from presence.errors import Unavailable
 from presence.keys import SCHEMA, Keys
-from presence.lanes import Reply
+from presence.lane import Reply
 from presence.logs import get
 from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
-from presence.tracker import announcing
 
 log = get(__name__)
 

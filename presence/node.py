@@ -23,6 +23,7 @@ from presence.directory import Directory
 from presence.errors import BadSetting, CloseCode, Unavailable
 from presence.events import Event
 from presence.expiry import Expiry
+from presence.feedkeeping import FeedKeeping
 from presence.handlers import make_application
 from presence.hub import Hub
 from presence.keys import SCHEMA, Keys
@@ -31,9 +32,11 @@ from presence.limits import Admission
 from presence.lua import Scripts
 from presence.mailbox import Frame
 from presence.metrics import Metrics
+from presence.queues import Queues
 from presence.registry import Registry
-from presence.services import Services
+from presence.services import Doors, Services
 from presence.settings import Settings, masked_url
+from presence.takers import Takers
 from presence.topology import make_topology
 from presence.tracker import Tracker
 from presence.wheel import Wheel
@@ -65,14 +68,31 @@ class Node:
         self.tracker = Tracker(self.scripts, self.keys, settings, self.name, self.metrics)
         self._reads = Lanes(self.topology, self._sweeps.away)
         self.directory = Directory(self._reads, self.keys, self.tracker)
+        self._work = Lanes(self.topology, self._sweeps.away)  # of back ends: a batch of 500 delays no client
+        self.queues = Queues(Scripts(self._work), self.keys, self.metrics)
+        self.takers = Takers(self.queues, self.keys)
+        self.feedkeeping = FeedKeeping(Scripts(self._work), self.queues, self.keys, settings, self.metrics)
+        self._durable = Lanes(self.topology, self._sweeps.away, replicas=settings.durable_replicas)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
         self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
         self.services = Services(
-            *(settings, self.name, self.tracker, self.directory, self.hub, self.registry, self.wheel),
-            *(Authenticator(settings), self.metrics, Admission(settings.max_connections), self.ready),
+            settings=settings,
+            node=self.name,
+            tracker=self.tracker,
+            directory=self.directory,
+            queues=self.queues,
+            takers=self.takers,
+            doors=self._doors(),
+            hub=self.hub,
+            registry=self.registry,
+            wheel=self.wheel,
+            auth=Authenticator(settings),
+            metrics=self.metrics,
+            admission=Admission(settings.max_connections),
+            ready=self.ready,
         )
         self._seen: list[tuple[str, str, int]] = []
         self._evicting = False
@@ -126,6 +146,7 @@ class Node:
     async def drain(self) -> None:
         """Send everybody to other nodes, spread over the window; their sessions live on, nobody is announced."""
         self.services.draining = True
+        self.takers.stop()
         window_s = self.settings.drain_ms / 1000
         waiting = [session for session in self.registry.all() if session.transport != "longpoll"]
         random.shuffle(waiting)
@@ -158,11 +179,20 @@ class Node:
         for task in [*self._tasks, *self.services.tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
-        for lanes in (self._sweeps, self._commands, self._reads):
+        for lanes in (self._sweeps, self._commands, self._reads, self._work, self._durable):
             await lanes.close()
         await self.topology.stop()
 
     # ---- below: private ----
+
+    def _doors(self) -> dict[str, Doors]:
+        scripts = Scripts(self._durable)
+        tracker = Tracker(scripts, self.keys, self.settings, self.name, self.metrics)
+        directory = Directory(self._durable, self.keys, tracker)
+        return {
+            "accepted": Doors(self.tracker, self.directory, self.queues),
+            "durable": Doors(tracker, directory, Queues(scripts, self.keys, self.metrics)),
+        }
 
     def _connect_parts(self) -> None:
         """Say who tells whom."""
@@ -185,6 +215,7 @@ class Node:
     def _heard_event(self, event: Event) -> None:
         self.hub.deliver(event)
         self.registry.heard_event(event)
+        self.takers.heard_event(event)
 
     def _lost_data(self, partition: int) -> None:
         self.services.disturbed(partition)
@@ -215,13 +246,14 @@ class Node:
             )
 
     async def _watch(self) -> None:
-        """What is looked after once a second: last-seen hints, history, eviction."""
+        """What is looked after once a second: last-seen hints, the feed, history, eviction."""
         turns = 0
         renew_every = max(1, self.settings.history_ms // 3000)
         while True:
             seen, self._seen = self._seen, []
             if seen:
                 await self.directory.note_seen(seen)
+            await self.feedkeeping.tidy()
             if turns % POLICY_EVERY == 0:
                 await self._look_for_eviction()
             if turns % renew_every == renew_every - 1:

@@ -8,30 +8,25 @@ method raises `Unavailable` when Redis cannot be asked; then part of it may have
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from presence.errors import BadRequest, LimitExceeded, NotFound
+from presence.entries import Entry, age, event_of
+from presence.errors import BadRequest, LimitExceeded, NotFound, Unavailable
 from presence.keys import Keys
-from presence.lanes import Reply
+from presence.lane import Reply
 from presence.lua import Scripts
 from presence.metrics import Metrics
-from presence.settings import Settings
 
 TYPES = ("join", "leave", "update", "message")
+DELIVERIES = 5  # how often an event is tried unless the queue says otherwise
 MOST_QUEUES = 100
 MOST_DEAD = 10_000  # dead letters of a queue, over all partitions
 MOST_LOOKED_AT = 5_000  # unread entries of a partition that are counted one by one
 THERE_MS = 60_000  # a consumer that asked within this time is there
-FORGOTTEN_MS = 3_600_000  # a consumer that holds nothing and did not ask for so long is forgotten
-
-_ID = re.compile(r"([0-9]{1,5})-([0-9]{1,15}-[0-9]{1,10})(-r)?")
-_FIELDS = ("info", "state", "since", "last_seen", "reason", "generation", "user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,17 @@ class Queue:
 
     types: tuple[str, ...] = ()
     pattern: str = "*"
-    max_deliveries: int = 5
+    max_deliveries: int = DELIVERIES
+
+    @property
+    def arguments(self) -> tuple[int, str, str]:
+        """As the scripts take it."""
+        return self.max_deliveries, ",".join(self.types), self.pattern
+
+    @classmethod
+    def of_arguments(cls, most: int | bytes, types: bytes, pattern: bytes) -> Queue:
+        """As the scripts give it."""
+        return cls(tuple(kind for kind in types.decode().split(",") if kind), pattern.decode(), int(most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,19 @@ class Standing:
 class Queues:
     """The queues of a deployment."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, scripts: Scripts, keys: Keys, metrics: Metrics) -> None:
         self._scripts = scripts
         self._keys = keys
-        self._settings = settings
         self._metrics = metrics
 
-    async def put(self, group: str, queue: Queue, *, from_start: bool) -> None:
-        """Create the queue, from now on or from the oldest event that is known, or change what it wants."""
-        arguments = (queue.max_deliveries, ",".join(queue.types), queue.pattern, "start" if from_start else "now")
-        replies = await self._everywhere("queue_put", group, *arguments, MOST_QUEUES)
+    async def put(self, group: str, queue: Queue, *, from_start: bool, partition: int | None = None) -> None:
+        """Create the queue, from now on or from the oldest event that is known, or change what it wants; everywhere,
+        or in one partition that has lost it."""
+        arguments = (group, *queue.arguments, "start" if from_start else "now", MOST_QUEUES)
+        if partition is None:
+            replies = await self._everywhere("queue_put", *arguments)
+        else:
+            replies = [await self._call("queue_put", partition, *arguments)]
         if any(reply[0] == b"queues" for reply in replies):
             raise LimitExceeded(f"there may be {MOST_QUEUES} queues; end one first")
 
@@ -75,116 +83,121 @@ class Queues:
         """End the queue and forget what waits in it; NotFound where there is none."""
         replies = await self._everywhere("queue_drop", group)
         if not any(reply[1] for reply in replies):
-            raise _no_such_queue(group)
+            raise no_such_queue(group)
 
-    async def take(self, group: str, consumer: str, count: int, lease_ms: int) -> list[dict[str, Any]]:
-        """Up to `count` events for this consumer, the oldest first, its own for `lease_ms`; maybe none."""
-        asked = list(range(self._keys.partitions))
+    async def take(
+        self, group: str, consumer: str, count: int, lease_ms: int, partitions: Iterable[int] | None = None
+    ) -> tuple[list[dict[str, Any]], set[int]]:
+        """Up to `count` events for this consumer, the oldest first, its own for `lease_ms`; maybe none. Also the
+        partitions in which more may wait. One that cannot be asked keeps back what it has, unless it is all there
+        is: then Unavailable. NotFound if none of those asked knows the queue."""
+        asked = list(range(self._keys.partitions) if partitions is None else partitions)
         random.shuffle(asked)  # no partition is always the last
         events: list[dict[str, Any]] = []
+        trouble: list[Exception] = []
+        known = False
         while asked and len(events) < count:
-            now, later = asked[: count - len(events)], asked[count - len(events) :]
-            share = -(-(count - len(events)) // len(now))
-            shares = [min(share, count - len(events) - at * share) for at in range(len(now))]
-            calls = [(p, n) for p, n in zip(now, shares, strict=True) if n > 0]
-            later += now[len(calls) :]
-            for partition, more, taken in await asyncio.gather(
-                *(self.take_from(p, group, consumer, n, lease_ms) for p, n in calls)
-            ):
-                events += taken
-                if more:
-                    later.append(partition)
-            asked = later
-        return sorted(events, key=_age)
+            shares = _shares(count - len(events), len(asked))
+            turn, asked = asked[: len(shares)], asked[len(shares) :]
+            answers = await asyncio.gather(
+                *(self.take_from(p, group, consumer, n, lease_ms) for p, n in zip(turn, shares, strict=True)),
+                return_exceptions=True,
+            )
+            for partition, answer in zip(turn, answers, strict=True):
+                if isinstance(answer, (Unavailable, NotFound)):
+                    trouble.append(answer)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    known = True
+                    events += answer[0]
+                    if answer[1]:
+                        asked.append(partition)
+        if not events:
+            for problem in trouble:
+                if isinstance(problem, Unavailable) or not known:
+                    raise problem
+        return sorted(events, key=age), set(asked)
 
     async def take_from(
         self, partition: int, group: str, consumer: str, count: int, lease_ms: int
-    ) -> tuple[int, bool, list[dict[str, Any]]]:
-        """As `take`, of one partition: (partition, whether there may be more, events in their order)."""
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """As `take`, of one partition: events in their order, and whether there may be more."""
         most_dead = max(10, MOST_DEAD // self._keys.partitions)
         reply = await self._call("queue_take", partition, group, consumer, count, lease_ms, most_dead)
         _expect_queue(reply, group)
+        rows = zip(reply[3::3], reply[4::3], reply[5::3], strict=True)
         taken = [
-            _event(f"{partition}-", reply[at].decode(), reply[at + 1], reply[at + 2]) for at in range(3, len(reply), 3)
+            event_of(Entry.of_script(partition, source), fields, deliveries) for source, deliveries, fields in rows
         ]
         self._metrics.queue_redeliveries.inc(sum(event["deliveries"] > 1 for event in taken))
         self._metrics.queue_dead_letters.inc(reply[2])
-        return partition, reply[1] == 1, taken
+        return taken, reply[1] == 1
 
     async def settle(
         self, group: str, consumer: str, what: str, ids: Sequence[str], lease_ms: int = 0
     ) -> tuple[list[str], list[str]]:
         """`ack`, `release` or `extend` what the consumer holds: (ids done, ids that it does not hold any more)."""
-        partitions: dict[int, list[str]] = defaultdict(list)
-        for text in dict.fromkeys(ids):
-            partitions[self._partition_of(text)].append(text)
-        asked = list(partitions.items()) or [(0, [])]
-        replies = await asyncio.gather(
-            *(
-                self._call("queue_settle", partition, group, consumer, what, lease_ms, *map(_entry, texts))
-                for partition, texts in asked
-            )
-        )
-        held: dict[str, bool] = {}
-        for (_, texts), reply in zip(asked, replies, strict=True):
-            _expect_queue(reply, group)
-            held |= {text: mark == 1 for text, mark in zip(texts, reply[1:], strict=True)}
-        return [text for text in held if held[text]], [text for text in held if not held[text]]
+        return await self._each("queue_settle", group, ids, consumer, what, lease_ms)
 
     async def look(self, group: str) -> tuple[Standing, Queue]:
         """How the queue stands, and what it wants."""
         replies = await self._everywhere("queue_look", group, MOST_LOOKED_AT, THERE_MS)
-        for reply in replies:
-            _expect_queue(reply, group)
+        if known := [reply for reply in replies if reply[0] != b"none"]:
+            replies = known
+        _expect_queue(replies[0], group)
         ages = [int(reply[3]) for reply in replies]
         waiting, in_flight, dead, lost = (sum(int(reply[at]) for reply in replies) for at in (1, 2, 4, 5))
         consumers = tuple(sorted({name.decode() for reply in replies for name in reply[9:]}))
         standing = Standing(waiting, in_flight, max(ages) if max(ages) >= 0 else None, dead, lost, consumers)
-        most, types, pattern = replies[0][6:9]
-        return standing, Queue(tuple(t for t in types.decode().split(",") if t), pattern.decode(), int(most))
+        return standing, Queue.of_arguments(*replies[0][6:9])
 
     async def dead(self, group: str, limit: int, after: str | None) -> tuple[list[dict[str, Any]], str | None]:
         """Dead letters behind `after`, in the order of partitions and of their death; the last one if there are
         more."""
-        first = self._partition_of(after) if after else 0
-        asked = range(first, self._keys.partitions)
+        start = Entry.parse(after, self._keys.partitions) if after else None
+        if after and not start:
+            raise BadRequest("after must be the id of a dead letter")
+        asked = range(start.partition if start else 0, self._keys.partitions)
+        places = {start.partition: start.stored} if start else {}
         replies = await asyncio.gather(
-            *(
-                self._call("queue_dead", p, group, "list", _entry(after)[1:] if after and p == first else "", limit + 1)
-                for p in asked
-            )
+            *(self._call("queue_dead", p, group, "list", places.get(p, ""), limit + 1) for p in asked)
         )
-        letters = []
-        for partition, reply in zip(asked, replies, strict=True):
+        for reply in replies:
             _expect_queue(reply, group)
-            for at in range(1, len(reply), 2):
-                letters.append(_event(f"{partition}-", "f" + reply[at].decode(), None, reply[at + 1]))
+        letters = [
+            event_of(Entry(partition, "f", stored.decode()), fields)
+            for partition, reply in zip(asked, replies, strict=True)
+            for stored, fields in zip(reply[1::2], reply[2::2], strict=True)
+        ]
         shown = letters[:limit]
         return shown, shown[-1]["id"] if len(letters) > limit else None
 
-    async def requeue(self, group: str, ids: Iterable[str]) -> tuple[list[str], list[str]]:
+    async def requeue(self, group: str, ids: Sequence[str]) -> tuple[list[str], list[str]]:
         """Try these dead letters once more: (ids done, ids that are no dead letters)."""
-        partitions: dict[int, list[str]] = defaultdict(list)
-        for text in dict.fromkeys(ids):
-            partitions[self._partition_of(text)].append(text)
-        asked = list(partitions.items()) or [(0, [])]
+        return await self._each("queue_dead", group, ids, "requeue", "", 0)
+
+    async def _each(
+        self, name: str, group: str, ids: Sequence[str], *arguments: str | int
+    ) -> tuple[list[str], list[str]]:
+        """Let each partition do it to those ids that are its own: (ids done, the others)."""
+        entries = {text: Entry.parse(text, self._keys.partitions) for text in ids}
+        asked: dict[int, list[tuple[str, Entry]]] = defaultdict(list)
+        for text, entry in entries.items():
+            if entry is not None:
+                asked[entry.partition].append((text, entry))
+        asked = asked or {0: []}  # at least whether there is such a queue
         replies = await asyncio.gather(
             *(
-                self._call("queue_dead", partition, group, "requeue", "", 0, *(_entry(text)[1:] for text in texts))
-                for partition, texts in asked
+                self._call(name, partition, group, *arguments, *(entry.source + entry.stored for _, entry in own))
+                for partition, own in asked.items()
             )
         )
-        done: dict[str, bool] = {}
-        for (_, texts), reply in zip(asked, replies, strict=True):
+        held: set[str] = set()
+        for own, reply in zip(asked.values(), replies, strict=True):
             _expect_queue(reply, group)
-            done |= {text: mark == 1 for text, mark in zip(texts, reply[1:], strict=True)}
-        return [text for text in done if done[text]], [text for text in done if not done[text]]
-
-    def _partition_of(self, text: str) -> int:
-        match = _ID.fullmatch(text)
-        if match is None or int(match[1]) >= self._keys.partitions:
-            raise BadRequest("an id must be one that this server gave")
-        return int(match[1])
+            held |= {text for (text, _), mark in zip(own, reply[1:], strict=True) if mark == 1}
+        return [text for text in entries if text in held], [text for text in entries if text not in held]
 
     async def _everywhere(self, name: str, *arguments: str | int) -> list[Reply]:
         return await asyncio.gather(*(self._call(name, p, *arguments) for p in range(self._keys.partitions)))
@@ -193,40 +206,17 @@ class Queues:
         return await self._scripts.call(name, self._keys.script(partition), arguments)
 
 
+def _shares(count: int, partitions: int) -> list[int]:
+    """What each of the first partitions is asked for, so that together it is no more than `count`."""
+    share = -(-count // partitions)
+    return [min(share, count - at * share) for at in range(-(-count // share))]
+
+
 def _expect_queue(reply: Reply, group: str) -> None:
     if reply[0] == b"none":
-        raise _no_such_queue(group)
+        raise no_such_queue(group)
 
 
-def _no_such_queue(group: str) -> NotFound:
+def no_such_queue(group: str) -> NotFound:
+    """The refusal where a queue is not known."""
     return NotFound(f"there is no queue {group}; create it with PUT")
-
-
-def _entry(text: str) -> str:
-    """Source and stream id of an event's id, as the scripts name it."""
-    match = _ID.fullmatch(text)
-    assert match is not None, "checked by _partition_of"
-    return ("a" if match[3] else "f") + match[2]
-
-
-def _event(head: str, entry: str, deliveries: int | None, fields: list[bytes]) -> dict[str, Any]:
-    """An entry of the feed as back ends get it: every field is there, None where the type has none."""
-    row = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
-    text = json.loads(row["event"])
-    event: dict[str, Any] = {
-        "id": head + entry[1:] + ("-r" if entry[0] == "a" else ""),
-        "channel": row["channel"].decode(),
-        "epoch": row["epoch"].decode(),
-    }
-    event |= dict.fromkeys(_FIELDS) | text
-    for name in ("generation", "since"):
-        event[name] = int(row[name]) if name in row else None
-    for name in ("info", "state"):
-        if name in row:
-            event[name] = json.loads(row[name])
-    event["deliveries"] = int(row["deliveries"]) if deliveries is None else deliveries
-    return event
-
-
-def _age(event: dict[str, Any]) -> tuple[int, str, int]:
-    return event["at"], event["channel"], event["seq"]

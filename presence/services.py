@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from presence.hub import Hub
 from presence.limits import Admission
 from presence.logs import get
 from presence.metrics import Metrics
+from presence.queues import Queues
 from presence.settings import Settings
+from presence.takers import Takers
 from presence.tracker import Tracker
 from presence.wheel import NEVER, Wheel
 
@@ -22,6 +24,15 @@ if TYPE_CHECKING:
     from presence.registry import Registry
 
 log = get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Ways to change the state, all with the same durability."""
+
+    tracker: Tracker
+    directory: Directory
+    queues: Queues
 
 
 @dataclass
@@ -32,6 +43,9 @@ class Services:
     node: str
     tracker: Tracker
     directory: Directory
+    queues: Queues
+    takers: Takers
+    doors: Mapping[str, Doors]  # by durability: `accepted`, `durable`
     hub: Hub
     registry: Registry
     wheel: Wheel

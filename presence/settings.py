@@ -99,6 +99,9 @@ class Settings:
     feed_max: int = options.number(
         1_000_000, 100, 100_000_000, "events kept for queues that have not acknowledged them yet"
     )
+    durable_replicas: int = options.number(
+        1, 1, 100, "replicas that must have what is written with durability `durable`"
+    )
     dev: bool = field(default=False, metadata={"flag_only": True})
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, metadata={"flag_only": True})
 

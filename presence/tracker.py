@@ -12,6 +12,7 @@ import hashlib
 from collections import defaultdict
 from contextlib import suppress
 
+from presence.announcing import announcing
 from presence.answers import (
     Ended,
     Held,
@@ -29,7 +30,7 @@ from presence.codec import compact
 from presence.errors import Conflict, LimitExceeded, NotJoined, Unavailable
 from presence.heartbeats import BATCH, Heartbeats
 from presence.keys import Keys, entry
-from presence.lanes import Reply
+from presence.lane import Reply
 from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.settings import Settings
@@ -42,7 +43,6 @@ READ_KEEP_MS = 60_000  # how long a channel that was only asked for keeps its ep
 USER_KEEP_MS = 24 * 3600 * 1000  # how long `last_seen` of a user is known
 OBSERVING_MS = 24 * 3600 * 1000  # how long a record names a channel that a stream only watches
 ONCE_KEEP_MS = 24 * 3600 * 1000
-FEED_EVENTS = 10_000  # kept for back ends, over all partitions
 BACKEND_SESSION = "back-end"
 
 
@@ -292,9 +292,3 @@ class Tracker:
         if word == b"members":
             raise LimitExceeded(f"the channel is full: it may have {self._settings.max_members} members")
         raise NotJoined("this session is not in the channel; join it first")
-
-
-def announcing(settings: Settings, keys: Keys, partition: int) -> tuple[int, str, str]:
-    """The first arguments of every script that announces."""
-    feed = f"{max(100, FEED_EVENTS // keys.partitions)} {settings.feed_max}"
-    return settings.history_ms, feed, keys.telling(partition)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import Application
 
-from presence.handlers import api, commands, longpoll, ops, pages, websocket
+from presence.handlers import api, commands, longpoll, ops, pages, queues, websocket
 from presence.handlers.base import NotFoundHandler
 from presence.services import Services
 
@@ -22,6 +22,11 @@ ROUTES = [
     (r"/v1/users/query", api.UsersQueryHandler),
     (r"/v1/users/([^/]*)", api.UserHandler),
     (r"/v1/users/([^/]*)/disconnect", api.DisconnectHandler),
+    (r"/v1/queues/([^/]*)", queues.QueueHandler),
+    (r"/v1/queues/([^/]*)/take", queues.TakeHandler),
+    (r"/v1/queues/([^/]*)/(?:ack|release|extend)", queues.SettleHandler),
+    (r"/v1/queues/([^/]*)/dead", queues.DeadHandler),
+    (r"/v1/queues/([^/]*)/dead/requeue", queues.RequeueHandler),
     (r"/healthz", ops.HealthHandler),
     (r"/readyz", ops.ReadyHandler),
     (r"/metrics", ops.MetricsHandler),

@@ -5,10 +5,13 @@ Before changing it: members and events are JSON text already and are put into th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from presence import codec, events
 from presence.directory import UserPresence
 from presence.errors import BadRequest, Forbidden, PresenceError
 from presence.handlers.base import MAX_BATCH_BYTES, BodyHandler
+from presence.services import Doors
 from presence.settings import MAX_TTL_MS, MIN_TTL_MS
 from presence.tracker import BACKEND_SESSION
 
@@ -27,9 +30,10 @@ class ApiHandler(BodyHandler):
         right = self.services.auth.backend(self.request.headers.get("Authorization"))
         if right == "read" and self.request.method not in ("GET", "HEAD") and not self.only_reads:
             raise Forbidden("this key may only read")
-        self.path_args = self._names()
+        self.path_args = self.names()
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """What the path names, checked; the method gets it."""
         if not self.path_args:
             return []
         first = self.path_text(3)
@@ -39,13 +43,25 @@ class ApiHandler(BodyHandler):
             names.append(codec.name(self.path_text(5), "user"))
         return names
 
+    def doors(self, body: Mapping[str, object] | None = None) -> Doors:
+        """Ways to write with the durability that the body asks for, or the query where a request has none."""
+        level = (body or {}).get("durability") or self.query("durability") or "accepted"
+        if not isinstance(level, str) or level not in self.services.doors:
+            raise BadRequest(f"durability must be one of {', '.join(self.services.doors)}")
+        return self.services.doors[level]
+
+    def write_nothing(self) -> None:
+        """It is done, and there is no more to say."""
+        self.set_status(204)
+        self.finish()
+
 
 class MemberHandler(ApiHandler):
     """`/v1/channels/{C}/members/{U}`"""
 
     async def put(self, channel: str, user: str) -> None:
         body = self.read_object(optional=True)
-        put = await self.services.tracker.put_member(
+        put = await self.doors(body).tracker.put_member(
             channel,
             user,
             codec.session_id(body.get("session", BACKEND_SESSION)),
@@ -58,7 +74,7 @@ class MemberHandler(ApiHandler):
     async def delete(self, channel: str, user: str) -> None:
         text = self.query("session")
         session = None if text is None else codec.session_id(text)
-        left = await self.services.tracker.remove_member(channel, user, session)
+        left = await self.doors().tracker.remove_member(channel, user, session)
         self.write_json_text(codec.compact({"left": left}))
 
 
@@ -68,7 +84,7 @@ class MembersHandler(ApiHandler):
     async def get(self, channel: str) -> None:
         page = await self.services.tracker.roster(channel, self.limit(), self.after())
         head = {"channel": channel, "epoch": page.epoch, "cursor": page.cursor, "count": page.count}
-        self.write_json_text(_with_texts(head, "members", page.members, page.next))
+        self.write_json_text(page_text(head, "members", page.members, page.next))
 
 
 class ChannelHandler(ApiHandler):
@@ -92,7 +108,7 @@ class ChannelsHandler(ApiHandler):
         prefix, limit, after = _prefix(self.query("prefix")), self.limit(), self.after()
         listed, following = await self.services.directory.channels(prefix, limit, after)
         texts = [codec.compact({"channel": channel, "count": count}) for channel, count in listed]
-        self.write_json_text(_with_texts({}, "channels", texts, following))
+        self.write_json_text(page_text({}, "channels", texts, following))
 
 
 class EventsHandler(ApiHandler):
@@ -102,7 +118,7 @@ class EventsHandler(ApiHandler):
         cursor, limit = events.parse_cursor(self.query("cursor")), self.limit()
         past = await self.services.tracker.history(channel, cursor, limit)
         head = {"epoch": past.epoch, "cursor": past.cursor, "recovered": past.recovered}
-        self.write_json_text(_with_texts(head, "events", past.events))
+        self.write_json_text(page_text(head, "events", past.events))
 
 
 class MessagesHandler(ApiHandler):
@@ -114,7 +130,7 @@ class MessagesHandler(ApiHandler):
         if "data" not in body:
             raise BadRequest("data is missing; null is a value too")
         data = codec.compact(body["data"])
-        cursor = await self.services.tracker.publish(channel, name, data, user=None, idempotency_key=key)
+        cursor = await self.doors(body).tracker.publish(channel, name, data, user=None, idempotency_key=key)
         self.write_json_text(codec.compact({"cursor": cursor}))
 
     def _idempotency_key(self) -> str | None:
@@ -132,9 +148,10 @@ class HeartbeatsHandler(ApiHandler):
     max_body_bytes = MAX_BATCH_BYTES
 
     async def post(self) -> None:
-        items = [_heartbeat(item) for item in _batch(self.read_object(), "members")]
+        body = self.read_object()
+        items = [_heartbeat(item) for item in _batch(body, "members")]
         good = [item for item in items if isinstance(item, tuple)]
-        answers = iter(await self.services.tracker.heartbeats_of(good) if good else [])
+        answers = iter(await self.doors(body).tracker.heartbeats_of(good) if good else [])
         results = [next(answers) if isinstance(item, tuple) else item.code for item in items]
         self.write_json_text(codec.compact({"results": results}))
 
@@ -160,7 +177,7 @@ class UsersQueryHandler(ApiHandler):
     async def post(self) -> None:
         users = [codec.name(user, "user") for user in _batch(self.read_object(), "users")]
         found = await self.services.directory.users(users) if users else []
-        self.write_json_text(_with_texts({}, "users", [_user_text(presence) for presence in found]))
+        self.write_json_text(page_text({}, "users", [_user_text(presence) for presence in found]))
 
 
 class DisconnectHandler(ApiHandler):
@@ -169,7 +186,7 @@ class DisconnectHandler(ApiHandler):
     async def post(self, user: str) -> None:
         body = self.read_object(optional=True)
         channel = codec.channel_name(body["channel"]) if "channel" in body else None
-        sessions = await self.services.directory.disconnect(user, channel)
+        sessions = await self.doors(body).directory.disconnect(user, channel)
         self.write_json_text(codec.compact({"sessions": sessions}))
 
 
@@ -210,7 +227,7 @@ def _prefix(text: str | None) -> str:
     return prefix
 
 
-def _with_texts(head: dict[str, object], field: str, texts: list[str], following: str | None = None) -> str:
+def page_text(head: dict[str, object], field: str, texts: list[str], following: str | None = None) -> str:
     """A JSON object out of `head`, a list of JSON texts, and `next` where there is more."""
     parts = [codec.compact(head)[1:-1]] if head else []
     parts.append(f'"{field}":[{",".join(texts)}]')

@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from importlib import resources
 
-from presence.lanes import Lanes, Reply
+from presence.lane import Reply
+from presence.lanes import Lanes
 
 PARTS = {
     "join": ("_feed", "_announce", "_view"),

@@ -2,6 +2,7 @@
 -- A queue is a consumer group on this partition's feed, and on its own stream of what was given back to it:
 -- queues         group -> max deliveries SEP types by comma ('' all) SEP channel pattern
 -- lease:<group>  'f' or 'a' and the entry's id -> when its lease ends; every entry that is pending is in it
+-- there:<group>  consumer -> when it asked last
 -- dead:<group>   what was delivered too often;  again:<group>  what was taken out of there to be tried once more
 -- lost           group -> entries that had to go before they were acknowledged
 
@@ -72,25 +73,28 @@ local function next_id(id)
   return ms .. '-' .. int(tonumber(number) + 1)
 end
 
--- The consumer groups of a stream: name, last delivered id.
+-- The consumer groups of a stream: name, last delivered id, entries pending or unread (0 where Redis does not count).
 local function groups_of(stream)
   local groups = {}
   if redis.call('EXISTS', stream) == 1 then
     for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-      groups[#groups + 1] = {name = field_of(flat, 'name'), read = field_of(flat, 'last-delivered-id')}
+      groups[#groups + 1] = {
+        name = field_of(flat, 'name'), read = field_of(flat, 'last-delivered-id'),
+        behind = (tonumber(field_of(flat, 'lag')) or 0) + field_of(flat, 'pending'),
+      }
     end
   end
   return groups
 end
 
--- The feed is too long: the oldest entries go, and every queue that had not acknowledged one of them has lost it.
+-- The feed is too long: the oldest entries go, some at once, and every queue that had not acknowledged one of them has lost it.
 local function give_way(most)
   local feed = base .. 'feed'
   local excess = redis.call('XLEN', feed) - most
   if excess <= 0 then
     return 0
   end
-  local rows = redis.call('XRANGE', feed, '-', '+', 'COUNT', math.min(excess, 1000))
+  local rows = redis.call('XRANGE', feed, '-', '+', 'COUNT', math.min(math.max(excess, math.floor(most / 1000)), 1000))
   local last = rows[#rows][1]
   for _, group in ipairs(groups_of(feed)) do
     local queue, lost = queue_of(group.name), 0

@@ -13,6 +13,7 @@ if record then
     if part[1] ~= ARGV[10] then
       return {'conflict'}
     end
+    redis.call('SET', record, answer, 'KEEPTTL') -- durable means the same the second time: there is a write to wait for
     return {'ok', part[2], part[3], 0}
   end
 end

@@ -1,6 +1,7 @@
 -- Dead letters of a queue in this partition: list them, or give some of them back to be tried again.
 -- KEYS: 1 guard, 2 never
--- ARGV: 1 group, 2 what (list, requeue), 3 after (an id, of list), 4 limit (of list), then of requeue 5 ids
+-- ARGV: 1 group, 2 what (list, requeue), 3 after (an id, of list), 4 limit (of list),
+--       then of requeue 5 source (always f) and id
 -- Returns: {'none'} (no such queue),
 --          list    {'ok', for each dead letter: id, its fields}
 --          requeue {'ok', for each id whether it was there 0/1}
@@ -22,10 +23,11 @@ if redis.call('EXISTS', again) == 0 then
   redis.call('XGROUP', 'CREATE', again, group, '0', 'MKSTREAM')
 end
 for at = 5, #ARGV do
-  local row = redis.call('XRANGE', dead, ARGV[at], ARGV[at])[1]
+  local id = string.sub(ARGV[at], 2)
+  local row = redis.call('XRANGE', dead, id, id)[1]
   if row then
     redis.call('XADD', again, '*', unpack(row[2], 1, #row[2] - 2)) -- without the deliveries: it begins anew
-    redis.call('XDEL', dead, ARGV[at])
+    redis.call('XDEL', dead, id)
   end
   reply[#reply + 1] = row and 1 or 0
 end

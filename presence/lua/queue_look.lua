@@ -3,7 +3,7 @@
 -- ARGV: 1 group, 2 most unread entries that are looked at one by one, 3 ms within which a consumer counts as there
 -- Returns: {'none'} (no such queue) or
 --          {'ok', waiting, in flight, age in ms of the oldest entry that is not acknowledged or -1, dead, lost,
---           max deliveries, types, pattern, then the names of its consumers}
+--           max deliveries, types, pattern, then the names of its consumers: who asked lately, or holds something}
 
 local group, leases, feed = ARGV[1], base .. 'lease:' .. ARGV[1], base .. 'feed'
 local queue = queue_of(group)
@@ -21,6 +21,9 @@ local waiting, in_flight = 0, redis.call('ZCOUNT', leases, '(' .. int(now), '+in
 waiting = redis.call('ZCARD', leases) - in_flight
 
 local consumers = {}
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', base .. 'there:' .. group, int(now - tonumber(ARGV[3])), '+inf')) do
+  consumers[name] = true
+end
 local function meet_all(source)
   local stream = stream_of(group, source)
   for _, other in ipairs(groups_of(stream)) do
@@ -52,9 +55,8 @@ local function meet_all(source)
         end
       end
       for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
-        local name = field_of(flat, 'name')
-        if name ~= SEP and (field_of(flat, 'pending') > 0 or field_of(flat, 'idle') < tonumber(ARGV[3])) then
-          consumers[name] = true
+        if field_of(flat, 'name') ~= SEP and field_of(flat, 'pending') > 0 then
+          consumers[field_of(flat, 'name')] = true
         end
       end
     end

@@ -11,7 +11,8 @@ local queue, leases = queue_of(group), base .. 'lease:' .. group
 if not queue then
   return {'none'}
 end
-redis.call('ZADD', leases, 'XX', '0', '') -- nothing yet, but a Redis out of memory says so before anything is changed
+-- First of all: a Redis out of memory must say so before anything is changed.
+redis.call('ZADD', base .. 'there:' .. group, int(now), consumer)
 
 local taken, buried = {}, 0
 local function give(source, id, deliveries, fields)

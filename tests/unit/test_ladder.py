@@ -13,7 +13,7 @@ from tests.support.documents import DOCS, ROOT, section
 
 PACKAGE = ROOT / "presence"
 TORNADO = {"handlers", "node"}
-REDIS = {"topology", "lanes", "refusals", "subscription", "examination", "findings"}
+REDIS = {"topology", "lanes", "lane", "refusals", "subscription", "examination", "findings"}
 PROCESS_ONLY = {
     "embedded",
     "supervisor",

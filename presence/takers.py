@@ -1,0 +1,92 @@
+"""Who waits for work: long-polls of queues, woken by the events that this node hears.
+
+Of the takers of one queue the one that waits longest listens; the others stand behind it. It asks the partitions from
+which an event was heard, and all of them once a second: a lease ends without a word, and a message may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from presence.events import Event
+from presence.keys import Keys
+from presence.queues import Queues
+
+EVERYWHERE_S = 1.0
+PAUSE_S = 0.01  # between two questions of one taker: an event that the queue does not want costs no more than that
+
+
+class _Line:
+    """The takers of one queue on this node."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[asyncio.Event] = deque()
+        self.heard: set[int] = set()
+
+    def wake(self) -> None:
+        if self.waiting:
+            self.waiting[0].set()
+
+
+class Takers:
+    """Takes from queues, and waits where there is nothing."""
+
+    def __init__(self, queues: Queues, keys: Keys) -> None:
+        self._queues = queues
+        self._keys = keys
+        self._lines: dict[str, _Line] = {}
+        self._ended = False
+
+    def heard_event(self, event: Event) -> None:
+        """Wake those to whom this may matter."""
+        for line in self._lines.values():
+            line.heard.add(self._keys.partition(event.channel))
+            line.wake()
+
+    def stop(self) -> None:
+        """Let nobody wait any more: this node is going."""
+        self._ended = True
+        for line in self._lines.values():
+            for bell in line.waiting:
+                bell.set()
+
+    async def take(self, group: str, consumer: str, count: int, wait_ms: int, lease_ms: int) -> list[dict[str, Any]]:
+        """As `Queues.take`; where nothing is there, wait up to `wait_ms` for it."""
+        ends = time.monotonic() + wait_ms / 1000
+        line = self._lines.setdefault(group, _Line())
+        bell = asyncio.Event()
+        events: list[dict[str, Any]] = []
+        line.waiting.append(bell)
+        try:
+            if line.waiting[0] is bell or wait_ms == 0:
+                events, more = await self._queues.take(group, consumer, count, lease_ms)
+                line.heard |= more
+            while not events and not self._ended and (left_s := ends - time.monotonic()) > 0:
+                first = line.waiting[0] is bell
+                await _rung(bell, min(left_s, EVERYWHERE_S) if first else left_s)
+                if line.waiting[0] is not bell:
+                    continue
+                heard, line.heard = line.heard, set()
+                events, more = await self._queues.take(group, consumer, count, lease_ms, heard or None)
+                line.heard |= more
+                if not events:
+                    await asyncio.sleep(PAUSE_S)
+        finally:
+            line.waiting.remove(bell)
+            if line.waiting:
+                line.wake()
+            else:
+                del self._lines[group]
+        return events
+
+
+async def _rung(bell: asyncio.Event, within_s: float) -> None:
+    """Wait for the bell, and make it ready to ring again."""
+    try:
+        await asyncio.wait_for(bell.wait(), within_s)
+    except TimeoutError:
+        return
+    bell.clear()
