@@ -27,7 +27,7 @@ from presence.errors import (
     Unavailable,
 )
 from presence.events import parse_cursor
-from presence.fields import after_of, channel_of, id_of, page_of, role_of, state_of, ttl_of
+from presence.fields import after_of, channel_of, durability_of, id_of, page_of, role_of, state_of, ttl_of
 from presence.logs import get
 from presence.mailbox import Frame
 from presence.membership import Membership
@@ -154,7 +154,8 @@ async def publish_as(services: Services, identity: Identity, command: Command) -
     granted(identity, "publish", channel)
     if "data" not in command:
         raise BadRequest("data is missing: any JSON value")
-    await services.tracker.publish(channel, title, compact(command["data"]), user=identity.user)
+    door = services.doors[durability_of(command, services.doors)]
+    await door.tracker.publish(channel, title, compact(command["data"]), user=identity.user)
     return events.ok(id_of(command))
 
 

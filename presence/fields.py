@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from presence.backlog import Command
@@ -47,6 +48,14 @@ def state_of(command: Command, *, required: bool = False) -> str:
     if "state" not in command and not required:
         return ""
     return small_object(command.get("state"), "state")
+
+
+def durability_of(body: Mapping[str, object], levels: Iterable[str]) -> str:
+    """How safe a change must be before it is answered; `accepted` where nothing is said."""
+    level = body.get("durability", "accepted")
+    if not isinstance(level, str) or level not in levels:
+        raise BadRequest(f"durability must be one of {', '.join(levels)}")
+    return level
 
 
 def page_of(command: Command) -> int:

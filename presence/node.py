@@ -162,7 +162,7 @@ class Node:
         for session in self.registry.all():
             session.shut(CloseCode.DRAIN, "this node is going; come back at once")
         for _ in range(20):
-            if not self.services.admission.connections:
+            if not self.services.admission.connections and not self.takers.answering:
                 break
             await asyncio.sleep(0.05)
 

@@ -39,6 +39,7 @@ class Takers:
         self._keys = keys
         self._lines: dict[str, _Line] = {}
         self._ended = False
+        self.answering = 0  # requests whose answer is not written yet
 
     def heard_event(self, event: Event) -> None:
         """Wake those to whom this may matter."""

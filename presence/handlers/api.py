@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from presence import codec, events
 from presence.directory import UserPresence
 from presence.errors import BadRequest, Forbidden, PresenceError
+from presence.fields import durability_of
 from presence.handlers.base import MAX_BATCH_BYTES, BodyHandler
 from presence.services import Doors
 from presence.settings import MAX_TTL_MS, MIN_TTL_MS
@@ -45,10 +46,9 @@ class ApiHandler(BodyHandler):
 
     def doors(self, body: Mapping[str, object] | None = None) -> Doors:
         """Ways to write with the durability that the body asks for, or the query where a request has none."""
-        level = (body or {}).get("durability") or self.query("durability") or "accepted"
-        if not isinstance(level, str) or level not in self.services.doors:
-            raise BadRequest(f"durability must be one of {', '.join(self.services.doors)}")
-        return self.services.doors[level]
+        given = self.query("durability")
+        said = {"durability": given} if given is not None else {}
+        return self.services.doors[durability_of({**said, **(body or {})}, self.services.doors)]
 
     def write_nothing(self) -> None:
         """It is done, and there is no more to say."""

@@ -74,13 +74,16 @@ class TakeHandler(QueueApiHandler):
         count = codec.integer(body.get("count", DEFAULT_TAKEN), "count", 1, MAX_TAKEN)
         wait_ms = codec.integer(body.get("wait_ms", 0), "wait_ms", 0, MAX_WAIT_MS)
         lease_ms = _lease_ms(body, DEFAULT_LEASE_MS)
-        taking = asyncio.ensure_future(self.services.takers.take(group, consumer, count, wait_ms, lease_ms))
-        self._taking = taking
+        takers = self.services.takers
+        self._taking = asyncio.ensure_future(takers.take(group, consumer, count, wait_ms, lease_ms))
+        takers.answering += 1
         try:
-            events = await taking
+            events = await self._taking
+            self.write_json_text(page_text({}, "events", [codec.compact(event) for event in events]))
         except asyncio.CancelledError:
             return  # nobody is there any more
-        self.write_json_text(page_text({}, "events", [codec.compact(event) for event in events]))
+        finally:
+            takers.answering -= 1
 
     def on_connection_close(self) -> None:
         if self._taking is not None:

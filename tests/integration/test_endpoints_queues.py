@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import Frame
+from tests.support.queues import WorkQueue, come_and_go
 from tests.support.stage import Stage
 from tests.support.waiting import eventually, run_async
 
@@ -17,51 +18,9 @@ FIELDS = {
 }
 
 
-class Bench:
-    """One queue of a test, for its own channel only."""
-
-    def __init__(self, stage: Stage, **wants: Any) -> None:
-        self.stage = stage
-        self.name = stage.name("queue")
-        self.wants = {"channels": stage.channel, **wants}
-
-    async def open(self, **more: Any) -> Bench:
-        """Create the queue."""
-        response = await self.stage.api("PUT", "queues", self.name, json={**self.wants, **more})
-        assert response.status == 204, response
-        return self
-
-    async def take(self, consumer: str = "one", **more: Any) -> list[Frame]:
-        """What the consumer is given."""
-        body = {"consumer": consumer, "count": 100, "wait_ms": 0, "lease_ms": 30_000, **more}
-        return list((await self.stage.ask("POST", "queues", self.name, "take", json=body))["events"])
-
-    async def say(self, word: str, ids: list[str], consumer: str = "one", **more: Any) -> tuple[list[str], list[str]]:
-        """`ack`, `release` or `extend`."""
-        body = {"consumer": consumer, "ids": ids, **more}
-        answer = await self.stage.ask("POST", "queues", self.name, word, json=body)
-        assert answer.keys() == {"acked", "refused"}
-        return answer["acked"], answer["refused"]
-
-    async def look(self) -> Frame:
-        """The queue in numbers."""
-        return dict(await self.stage.ask("GET", "queues", self.name))
-
-    async def dead(self, **query: Any) -> Frame:
-        """Its dead letters."""
-        return dict(await self.stage.ask("GET", "queues", self.name, "dead", query=query))
-
-
-async def come_and_go(stage: Stage, *users: str, state: Any = None) -> None:
-    for user in users:
-        where = ("channels", stage.channel, "members", user)
-        await stage.ask("PUT", *where, json={"info": {"n": user}, **({"state": state} if state else {})})
-        await stage.ask("DELETE", *where)
-
-
 @run_async
 async def test_a_queue_hands_out_every_event_with_all_its_fields_and_forgets_what_is_acknowledged(stage: Stage) -> None:
-    queue = await Bench(stage).open()
+    queue = await WorkQueue(stage).open()
     await come_and_go(stage, "ann", state={"mood": "fine"})
     await stage.message("note", {"n": [1, {}]})
 
@@ -88,7 +47,7 @@ async def test_a_queue_hands_out_every_event_with_all_its_fields_and_forgets_wha
 
 @run_async
 async def test_a_generation_grows_with_every_new_presence(stage: Stage) -> None:
-    queue = await Bench(stage, types=["leave"]).open()
+    queue = await WorkQueue(stage, types=["leave"]).open()
     await come_and_go(stage, "ann", "ann", "ann")
 
     generations = [event["generation"] for event in await queue.take()]
@@ -99,8 +58,8 @@ async def test_a_generation_grows_with_every_new_presence(stage: Stage) -> None:
 
 @run_async
 async def test_types_and_pattern_say_what_is_handed_out_and_put_changes_them(stage: Stage) -> None:
-    queue = await Bench(stage, types=["leave"], channels=f"*{stage.channel[2:-1]}*").open()
-    everything = await Bench(stage, channels="*").open()
+    queue = await WorkQueue(stage, types=["leave"], channels=f"*{stage.channel[2:-1]}*").open()
+    everything = await WorkQueue(stage, channels="*").open()
     await come_and_go(stage, "ann")
     await stage.message("elsewhere", channel=stage.name("other"))
 
@@ -120,8 +79,8 @@ async def test_types_and_pattern_say_what_is_handed_out_and_put_changes_them(sta
 async def test_from_start_begins_with_what_the_feed_still_has(stage: Stage) -> None:
     await come_and_go(stage, "ann")
 
-    old = await Bench(stage).open(**{"from": "start"})
-    new = await Bench(stage).open(**{"from": "now"})
+    old = await WorkQueue(stage).open(**{"from": "start"})
+    new = await WorkQueue(stage).open(**{"from": "now"})
 
     assert [event["type"] for event in await old.take()] == ["join", "leave"]
     assert await new.take() == []
@@ -129,7 +88,7 @@ async def test_from_start_begins_with_what_the_feed_still_has(stage: Stage) -> N
 
 @run_async
 async def test_a_take_waits_for_an_event_of_any_node_and_answers_nothing_when_none_came(stage: Stage) -> None:
-    queue = await Bench(stage, types=["message"]).open()
+    queue = await WorkQueue(stage, types=["message"]).open()
     assert await queue.take(wait_ms=50) == []
 
     takes = [asyncio.ensure_future(queue.take(f"worker-{n}", wait_ms=20_000, count=1)) for n in range(3)]
@@ -141,14 +100,14 @@ async def test_a_take_waits_for_an_event_of_any_node_and_answers_nothing_when_no
     assert sorted(taken) == [0, 1, 2]
 
 
-async def look_has(queue: Bench, **wanted: int) -> bool:
+async def look_has(queue: WorkQueue, **wanted: int) -> bool:
     standing = await queue.look()
     return all(standing[name] >= value for name, value in wanted.items())
 
 
 @run_async
 async def test_what_is_not_acknowledged_goes_to_another_worker_and_at_last_to_the_dead_letters(stage: Stage) -> None:
-    queue = await Bench(stage, types=["message"], max_deliveries=2).open()
+    queue = await WorkQueue(stage, types=["message"], max_deliveries=2).open()
     await stage.message("work", 1)
 
     (first,) = await queue.take("one", lease_ms=100)
@@ -172,7 +131,7 @@ async def test_what_is_not_acknowledged_goes_to_another_worker_and_at_last_to_th
 
 @run_async
 async def test_release_gives_back_at_once_and_extend_keeps_longer(stage: Stage) -> None:
-    queue = await Bench(stage, types=["message"]).open()
+    queue = await WorkQueue(stage, types=["message"]).open()
     await stage.message("work", 1)
     (held,) = await queue.take("one", lease_ms=60_000)
 
@@ -189,7 +148,7 @@ async def test_release_gives_back_at_once_and_extend_keeps_longer(stage: Stage) 
 
 @run_async
 async def test_a_queue_tells_how_it_stands(stage: Stage) -> None:
-    queue = await Bench(stage, types=["message"]).open()
+    queue = await WorkQueue(stage, types=["message"]).open()
     empty = await queue.look()
     for number in range(3):
         await stage.message("work", number)
@@ -198,10 +157,20 @@ async def test_a_queue_tells_how_it_stands(stage: Stage) -> None:
     standing = await queue.look()
 
     assert {name: empty[name] for name in ("waiting", "in_flight", "oldest_ms", "dead", "lost", "consumers")} == {
-        **{"waiting": 0, "in_flight": 0, "oldest_ms": None, "dead": 0, "lost": 0, "consumers": 0},
+        "waiting": 0,
+        "in_flight": 0,
+        "oldest_ms": None,
+        "dead": 0,
+        "lost": 0,
+        "consumers": 0,
     }
     assert {name: standing[name] for name in ("group", "waiting", "in_flight", "dead", "lost", "consumers")} == {
-        **{"group": queue.name, "waiting": 2, "in_flight": 1, "dead": 0, "lost": 0, "consumers": 1},
+        "group": queue.name,
+        "waiting": 2,
+        "in_flight": 1,
+        "dead": 0,
+        "lost": 0,
+        "consumers": 1,
     }
     assert 0 <= standing["oldest_ms"] < 60_000
     assert held["data"] == 0
@@ -209,7 +178,7 @@ async def test_a_queue_tells_how_it_stands(stage: Stage) -> None:
 
 @run_async
 async def test_an_ended_queue_is_gone_with_all_that_waited(stage: Stage) -> None:
-    queue = await Bench(stage).open()
+    queue = await WorkQueue(stage).open()
     await stage.message("work")
     await queue.take()
 
@@ -227,7 +196,7 @@ async def test_an_ended_queue_is_gone_with_all_that_waited(stage: Stage) -> None
 
 @run_async
 async def test_pages_of_dead_letters_follow_each_other(stage: Stage) -> None:
-    queue = await Bench(stage, types=["message"], max_deliveries=1, channels=f"{stage.channel}*").open()
+    queue = await WorkQueue(stage, types=["message"], max_deliveries=1, channels=f"{stage.channel}*").open()
     for number in range(5):
         await stage.message("work", number, channel=f"{stage.channel}-{number}")
     assert len(await queue.take(lease_ms=100)) == 5
@@ -291,7 +260,7 @@ async def test_names_are_names_and_the_servers_own_queues_are_not_for_others(sta
 @run_async
 async def test_channel_and_queue_names_are_taken_literally(stage: Stage) -> None:
     name = "*{p0}:/|%__proto__ ü"
-    queue = Bench(stage)
+    queue = WorkQueue(stage)
     queue.name = name + stage.name("x")
     queue.wants = {"channels": stage.channel}
     await queue.open()
