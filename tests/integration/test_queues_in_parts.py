@@ -1,0 +1,46 @@
+"""A queue lies on all primaries: one that is away keeps back what it has, and nothing else."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+
+from tests.support.queues import WorkQueue
+from tests.support.stage import EngineStageMaker
+from tests.support.waiting import eventually, run_async
+
+pytestmark = pytest.mark.engines
+
+
+def _room(word: str, partition: int) -> str:
+    """A channel in that partition."""
+    return next(name for name in (f"{word}-{n}" for n in range(10_000)) if zlib.crc32(name.encode()) % 16 == partition)
+
+
+@run_async
+async def test_while_a_primary_is_away_the_others_hand_out_what_they_have(engine_stage: EngineStageMaker) -> None:
+    stage = engine_stage("cluster", nodes=1)
+    engine = stage.redis
+    away = engine.holder("{p0}")
+    other = next(number for number in range(16) if engine.holder(f"{{p{number}}}") is not away)
+    queue = await WorkQueue(stage, channels=f"{stage.channel}*").open()
+    here, there = _room(stage.channel, other), _room(stage.channel, 0)
+    for room in (here, there):
+        await stage.message("n", room, channel=room)
+
+    away.pause()
+    taken = await queue.take()
+    nothing = await stage.api("POST", "queues", queue.name, "take", json={"consumer": "two"})
+    acked = await queue.say("ack", [event["id"] for event in taken])
+    away.resume()
+
+    assert [event["data"] for event in taken] == [here]
+    assert (nothing.status, nothing.json()["code"]) == (503, "unavailable")
+    assert acked == ([taken[0]["id"]], [])
+
+    async def rest() -> list[str]:
+        response = await stage.api("POST", "queues", queue.name, "take", json={"consumer": "two"})
+        return [event["data"] for event in response.json().get("events", [])]
+
+    assert await eventually(rest) == [there]
