@@ -1,9 +1,7 @@
 -- Put before the scripts that change who is present: history, feed and bus move with the state or not at all.
--- ARGV[1] history_ms, ARGV[2] feed length (see below), ARGV[3] bus (see `tell`): the same for all of them.
+-- ARGV[1] history_ms, ARGV[2] feed length (see `feed_on`), ARGV[3] bus (see `tell`): the same for all of them.
 
 local HISTORY_MS, BUS = tonumber(ARGV[1]), ARGV[3]
--- How many entries the feed keeps, and how many at the most while queues have not had them all acknowledged.
-local FEED_KEPT, FEED_MAX = string.match(ARGV[2], '^(%d+) (%d+)$')
 
 -- History lasts as long as the channel has members, and history_ms longer.
 local function retain(channel)
@@ -24,12 +22,14 @@ local function feed_on(channel, fields)
   if string.sub(channel, 1, 1) == '@' then
     return
   end
+  -- How many entries it keeps, and how many at the most while queues have not had them all acknowledged.
+  local kept, most = string.match(ARGV[2], '^(%d+) (%d+)$')
   if redis.call('EXISTS', base .. 'queues') == 0 then
-    redis.call('XADD', feed, 'MAXLEN', '~', FEED_KEPT, '*', unpack(fields))
+    redis.call('XADD', feed, 'MAXLEN', '~', kept, '*', unpack(fields))
     return
   end
   redis.call('XADD', feed, '*', unpack(fields))
-  give_way(tonumber(FEED_MAX))
+  give_way(tonumber(most))
 end
 
 -- kind, reason, user, session, state: plain text for the nodes; body: the event's own JSON members; feed: more of

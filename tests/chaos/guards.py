@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.chaos import crossings, numbers, silence
+from tests.chaos import crossings, numbers, queueing, silence
 from tests.chaos.workbench import Workbench
 from tests.support.patches import Cut
 
@@ -242,5 +242,35 @@ GUARDS = [
             '    place = await self._snapshot("roster", channel, None, 1, "", FRAME_BYTES)\n'
             "    from dataclasses import replace\n    return replace(view_of(reply[1]), epoch=place[1].decode(), seq=int(place[2]))",
         ),
+    ),
+    Guard(
+        "holder-of-a-lease",
+        queueing.a_late_worker_cannot_settle_what_another_holds,
+        Cut("queue_settle.lua", "redis.call('XPENDING', stream, group, id, id, 1, consumer)[1]", "true"),
+    ),
+    Guard(
+        "end-of-a-lease",
+        queueing.nobody_else_gets_an_event_while_its_lease_lasts,
+        Cut("queue_take.lua", "'-inf', int(now), 'LIMIT'", "'-inf', '+inf', 'LIMIT'"),
+    ),
+    Guard(
+        "longer-lease",
+        queueing.a_lease_that_is_kept_longer_lasts_longer,
+        Cut("queue_settle.lua", "redis.call('ZADD', leases, int(now + tonumber(ARGV[4])), ARGV[at])"),
+    ),
+    Guard(
+        "limit-of-deliveries",
+        queueing.an_event_that_nobody_can_deal_with_is_set_aside,
+        Cut("queue_take.lua", "held[4] >= queue.deliveries", "false"),
+    ),
+    Guard(
+        "pin-of-the-feed",
+        queueing.what_a_worker_holds_is_not_forgotten,
+        Cut("queue_tidy.lua", "if needed and not is_after(needed, row[1]) then", "if false then"),
+    ),
+    Guard(
+        "count-of-what-is-lost",
+        queueing.what_a_worker_holds_when_it_has_to_go_is_counted,
+        Cut("publish.lua", "redis.call('XPENDING', feed, group.name, '-', last, #rows)", "{}"),
     ),
 ]

@@ -18,6 +18,7 @@ from typing import Any
 import redis.asyncio
 
 import presence.session
+from presence.announcing import announcing
 from presence.answers import Joined
 from presence.auth import Grants, Identity
 from presence.errors import PresenceError, Unavailable
@@ -27,7 +28,6 @@ from presence.mailbox import Mailbox
 from presence.node import Node
 from presence.session import Session
 from presence.settings import Settings
-from presence.tracker import announcing
 from tests.support import tokens
 from tests.support.clients.rooms import Room
 from tests.support.redis_server import RedisServer
