@@ -29,7 +29,6 @@ KINDS = {
     "dead": "stream",
     "again": "stream",
     "lost": "hash",
-    "durable": "string",
     "bus": "pub/sub",
     "session": "hash",
     "user": "zset",
