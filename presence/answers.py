@@ -38,6 +38,7 @@ class Record:
     left_ms: int = 0  # how long the record still lives
     streaming: bool = False  # whether its newest connection is a WebSocket or stream that has not ended
     kicked: int = 0  # number of the connection up to which a back end disconnected it
+    inbox: tuple[str, int] = ("", 0)  # where the user's own mailbox stands; no epoch: nothing was ever sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,12 @@ def view_of(reply: Reply) -> View:
     if len(reply) == 2:
         return View(epoch, seq)
     return View(epoch, seq, reply[2] == 1, reply[3], reply[4] == 1, tuple(reply[5]))
+
+
+def record_of(reply: Reply) -> Record:
+    """What a connection is told when it becomes the newest."""
+    number, kicked, epoch, seq, *rows = reply
+    return Record(number.decode(), held_channels(rows), kicked=int(kicked), inbox=(epoch.decode(), int(seq)))
 
 
 def held_channels(flat: list[bytes]) -> dict[str, Held]:

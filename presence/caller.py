@@ -20,6 +20,7 @@ from presence.errors import BadRequest, LimitExceeded, PresenceError, Unavailabl
 from presence.events import parse_cursor
 from presence.fields import channel_of, id_of, role_of, state_of, ttl_of
 from presence.keys import entry
+from presence.pickup import ack_for, fetch_for
 from presence.places import granted, joined_frame
 from presence.services import Services
 
@@ -158,6 +159,12 @@ class Caller:
     async def _who(self, command: Command, words: dict[str, str]) -> bytes:
         return await who_for(self._services, self._identity, command)
 
+    async def _fetch(self, command: Command, words: dict[str, str]) -> bytes:
+        return await fetch_for(self._services, self._identity, command)
+
+    async def _ack(self, command: Command, words: dict[str, str]) -> bytes:
+        return await ack_for(self._services, self._identity, command)
+
     async def _beat(self, command: Command, words: dict[str, str]) -> bytes:
         gone = [name for name, word in words.items() if word in ("lost", "ended")]
         return events.ok(id_of(command), sorted(gone))
@@ -186,4 +193,6 @@ VERBS: dict[str, Verb] = {
     "beat": Caller._beat,
     "bye": Caller._bye,
     "refresh": Caller._refresh,
+    "fetch": Caller._fetch,
+    "ack": Caller._ack,
 }

@@ -31,6 +31,7 @@ from presence.fields import after_of, channel_of, durability_of, id_of, page_of,
 from presence.logs import get
 from presence.mailbox import Frame
 from presence.membership import Membership
+from presence.pickup import ack_for, fetch_for
 from presence.places import depart, enter, granted
 from presence.services import Services
 
@@ -241,6 +242,14 @@ async def bye(session: Session, command: Command) -> bytes:
     return events.ok(id_of(command))
 
 
+async def fetch(session: Session, command: Command) -> bytes:
+    return await fetch_for(session.services, session.identity, command)
+
+
+async def ack(session: Session, command: Command) -> bytes:
+    return await ack_for(session.services, session.identity, command)
+
+
 async def refresh(session: Session, command: Command) -> bytes:
     session.take_identity(newer_identity(session.services, session.identity.user, command))
     return events.ok(id_of(command))
@@ -268,4 +277,6 @@ VERBS: dict[str, Verb] = {
     "beat": beat_in_turn,
     "bye": bye,
     "refresh": refresh,
+    "fetch": fetch,
+    "ack": ack,
 }

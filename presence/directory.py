@@ -15,7 +15,7 @@ from typing import Any
 from presence.answers import Record, held_channels
 from presence.auth import Identity
 from presence.errors import NotJoined, Unavailable
-from presence.keys import Keys, entry
+from presence.keys import Keys, entry, inbox_of
 from presence.lanes import Lanes
 from presence.tracker import Tracker
 
@@ -112,6 +112,11 @@ class Directory:
             [("HMGET", self._keys.record(user, session), "number", "kicked") for user, session in sessions]
         )
         return [(int(number or 0), int(kicked or 0)) for number, kicked in rows]
+
+    async def inboxes(self, users: list[str]) -> list[tuple[str, int]]:
+        """Where each user's own mailbox stands; no epoch: nothing was ever sent."""
+        rows = await self._read([("HMGET", self._keys.meta(inbox_of(user)), "epoch", "seq") for user in users])
+        return [((epoch or b"").decode(), int(seq or 0)) for epoch, seq in rows]
 
     async def unwatch(self, user: str, session: str, channel: str) -> None:
         """Tell the node that has the session's connection that it stops observing."""

@@ -132,6 +132,18 @@ def who(
     return b'{"type":"who"' + _id_part(command_id) + (head + ",".join(members) + tail).encode()
 
 
+def waiting(channel: str, cursor: str, missed: int, recovered: bool, texts: Iterable[str]) -> str:
+    """What waits in one channel, as JSON: part of an `inbox` frame."""
+    more = (f',"missed":{missed}' if missed else "") + ("" if recovered else ',"recovered":false')
+    return f'{{"channel":{compact(channel)},"cursor":"{cursor}","events":[{",".join(texts)}]{more}}}'
+
+
+def inbox(channels: Iterable[str], more: bool, command_id: int | None) -> bytes:
+    """Reply to `fetch`: what waits, grouped by channel."""
+    tail = '],"more":true}' if more else "]}"
+    return b'{"type":"inbox"' + _id_part(command_id) + f',"channels":[{",".join(channels)}{tail}'.encode()
+
+
 def history(
     channel: str, epoch: str, cursor: str, recovered: bool, texts: Iterable[str], command_id: int | None
 ) -> bytes:

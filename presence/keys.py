@@ -10,6 +10,8 @@ import zlib
 
 SEPARATOR = "\x1f"  # no name can contain it, so nothing needs escaping
 SCHEMA = "1"
+INBOX = "@inbox"  # what clients call their user's own mailbox
+_INBOX_OF = f"{INBOX}:"
 
 # What stands after `PREFIX:{pN}:`, and the Redis type of it; docs/redis-keys.md explains each.
 KINDS = {
@@ -33,6 +35,9 @@ KINDS = {
     "session": "hash",
     "user": "zset",
     "once": "string",
+    "past": "stream",
+    "subscribers": "set",
+    "subs": "hash",
     "canary": "string",
 }
 
@@ -40,6 +45,16 @@ KINDS = {
 def entry(channel: str, user: str, session: str) -> str:
     """Name of one session in one channel."""
     return f"{channel}{SEPARATOR}{user}{SEPARATOR}{session}"
+
+
+def inbox_of(user: str) -> str:
+    """The channel that is a user's own mailbox."""
+    return _INBOX_OF + user
+
+
+def owner_of(channel: str) -> str | None:
+    """The user whose mailbox the channel is, None for every other channel."""
+    return channel.removeprefix(_INBOX_OF) if channel.startswith(_INBOX_OF) else None
 
 
 class Keys:
@@ -57,8 +72,8 @@ class Keys:
         self._alive = {f"{base}alive:": number for number, base in enumerate(self._bases)}
 
     def partition(self, name: str) -> int:
-        """Partition of a channel or of a user."""
-        return zlib.crc32(name.encode()) % self.partitions
+        """Partition of a channel or of a user; a user's own mailbox lies with the user."""
+        return zlib.crc32(name.removeprefix(_INBOX_OF).encode()) % self.partitions
 
     def script(self, partition: int) -> tuple[str, str]:
         """The two keys that every script of this partition declares."""
@@ -97,6 +112,10 @@ class Keys:
     def roster(self, channel: str) -> str:
         """Sorted set of the channel's members."""
         return f"{self._bases[self.partition(channel)]}roster:{channel}"
+
+    def meta(self, channel: str) -> str:
+        """Hash that says where the channel stands."""
+        return f"{self._bases[self.partition(channel)]}meta:{channel}"
 
     def sessions(self, channel: str) -> str:
         """Hash of the channel's live sessions."""

@@ -18,7 +18,7 @@ from prometheus_client import (
 )
 
 TRANSPORTS = ("websocket", "sse", "longpoll")
-COMMANDS = ("join", "leave", "set", "publish", "history", "who", "beat", "bye", "refresh")
+COMMANDS = ("join", "leave", "set", "publish", "history", "who", "beat", "bye", "refresh", "fetch", "ack")
 EVENT_KINDS = (
     ("join", ""),
     ("leave", "left"),

@@ -26,6 +26,8 @@ from presence.expiry import Expiry
 from presence.feedkeeping import FeedKeeping
 from presence.handlers import make_application
 from presence.hub import Hub
+from presence.inboxes import Inboxes
+from presence.inflow import Inflow
 from presence.keys import SCHEMA, Keys
 from presence.lanes import Lanes
 from presence.limits import Admission
@@ -75,6 +77,8 @@ class Node:
         self._durable = Lanes(self.topology, self._sweeps.away, replicas=settings.durable_replicas)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
+        self.inboxes = Inboxes(self.scripts, self.keys, settings)
+        self.inflow = Inflow(self.registry, self.tracker, self.metrics)
         self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
@@ -84,6 +88,8 @@ class Node:
             tracker=self.tracker,
             directory=self.directory,
             queues=self.queues,
+            inboxes=self.inboxes,
+            inflow=self.inflow,
             takers=self.takers,
             doors=self._doors(),
             hub=self.hub,
@@ -176,6 +182,7 @@ class Node:
         await self.broker.stop()
         await self.registry.stop()
         await self.hub.stop()
+        await self.inflow.stop()
         for task in [*self._tasks, *self.services.tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
@@ -189,9 +196,10 @@ class Node:
         scripts = Scripts(self._durable)
         tracker = Tracker(scripts, self.keys, self.settings, self.name, self.metrics)
         directory = Directory(self._durable, self.keys, tracker)
+        inboxes = Inboxes(scripts, self.keys, self.settings)
         return {
-            "accepted": Doors(self.tracker, self.directory, self.queues),
-            "durable": Doors(tracker, directory, Queues(scripts, self.keys, self.metrics)),
+            "accepted": Doors(self.tracker, self.directory, self.queues, self.inboxes),
+            "durable": Doors(tracker, directory, Queues(scripts, self.keys, self.metrics), inboxes),
         }
 
     def _connect_parts(self) -> None:
@@ -210,10 +218,12 @@ class Node:
         await asyncio.gather(
             self.hub.reconcile(partitions),
             self.registry.catch_up(directory.numbers, directory.registered, partitions),
+            self.inflow.look_again(directory.inboxes, partitions),
         )
 
     def _heard_event(self, event: Event) -> None:
         self.hub.deliver(event)
+        self.inflow.heard(event)
         self.registry.heard_event(event)
         self.takers.heard_event(event)
 

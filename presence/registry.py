@@ -54,6 +54,10 @@ class Registry:
         """Every local session."""
         return [session for sessions in self._users.values() for session in sessions]
 
+    def of_user(self, user: str) -> list[Session]:
+        """The user's local sessions."""
+        return list(self._users.get(user, ()))
+
     def heard_event(self, event: Event) -> None:
         """A `leave` may be of a session that is connected here; a state is kept in case it must be brought back."""
         if event.user not in self._users or event.type not in ("update", "leave"):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from presence.auth import Authenticator
 from presence.directory import Directory
 from presence.hub import Hub
+from presence.inboxes import Inboxes
+from presence.inflow import Inflow
 from presence.limits import Admission
 from presence.logs import get
 from presence.metrics import Metrics
@@ -33,6 +35,7 @@ class Doors:
     tracker: Tracker
     directory: Directory
     queues: Queues
+    inboxes: Inboxes
 
 
 @dataclass
@@ -44,7 +47,9 @@ class Services:
     tracker: Tracker
     directory: Directory
     queues: Queues
+    inboxes: Inboxes
     takers: Takers
+    inflow: Inflow
     doors: Mapping[str, Doors]  # by durability: `accepted`, `durable`
     hub: Hub
     registry: Registry

@@ -16,6 +16,7 @@ from presence.auth import Grants, Identity
 from presence.backlog import Backlog
 from presence.codec import new_session_id
 from presence.errors import CloseCode, NotJoined, Unavailable
+from presence.inflow import Place
 from presence.limits import TokenBucket
 from presence.logs import get
 from presence.mailbox import Frame, Mailbox
@@ -32,9 +33,9 @@ class Session:
     """A session with a connection on this node."""
 
     __slots__ = (
-        "_bucket", "_counted", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone",
-        "heard_s", "id", "identity", "kicked", "kicked_number", "left", "left_by_client", "mailbox", "noted_at",
-        "number", "ping_every_s", "positions", "renumbering", "services", "silent_after_s", "transport", "watched",
+        "_bucket", "_counted", "_expiry", "_heard_number", "backlog", "carried", "channels", "ended", "gone", "heard_s",
+        "id", "identity", "inbox", "kicked", "kicked_number", "left", "left_by_client", "mailbox", "noted_at", "number",
+        "ping_every_s", "positions", "renumbering", "services", "silent_after_s", "transport", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -49,12 +50,10 @@ class Session:
         self.channels: dict[str, Membership] = {}
         self.carried: dict[str, Held] = {}  # channels of earlier connections of this session
         self.gone: set[str] = set()  # timed out of, or taken out of, and not joined or left since
-        self.ended = False
-        self.kicked = False
-        self.kicked_number = 0
-        self.left_by_client = False
+        self.ended = self.kicked = self.left_by_client = False
+        self.kicked_number = self._heard_number = 0
         self.noted_at = time.monotonic()
-        self.renumbering = False
+        self.renumbering = self._counted = False
         self.backlog = Backlog()
         self.left: set[str] = set()  # left on purpose, says the record: only a new join brings them back
         self.watched: set[str] = set()  # channels that the record knows as observed
@@ -63,9 +62,8 @@ class Session:
         self.keep_pace()
         rate = services.settings.max_commands_per_second
         self._bucket = TokenBucket(rate, 2 * rate) if rate else None
-        self._heard_number = 0
-        self._counted = False
         self._expiry: Entry | None = None
+        self.inbox = Place()
 
     @property
     def user(self) -> str:
@@ -97,6 +95,7 @@ class Session:
         self.number, self.kicked_number = record.number, record.kicked
         if self._heard_number > int(self.number) and await upkeep.newest_number(self) > int(self.number):
             raise Replaced("a newer connection of this session is open")
+        self.inbox.begin(self.positions, record.inbox)
         rows = record.channels.items()
         held = {name: place for name, place in rows if not place.left and place.ttl_ms}
         self.carried |= {name: place for name, place in held.items() if name not in self.channels}
@@ -296,5 +295,6 @@ async def open_session(
     session = Session(services, identity, session_id, mailbox, transport)
     await session.open()
     session.greet()
+    services.inflow.follow(session)
     session.alive()  # who comes back within the grace has shown life by that alone
     return session

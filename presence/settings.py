@@ -85,6 +85,9 @@ class Settings:
     history_ms: int = options.number(
         600_000, 100, 720 * _HOUR_MS, "how long a channel's history outlives its last member", "ms"
     )
+    inbox_ms: int = options.number(
+        168 * _HOUR_MS, 1000, 8760 * _HOUR_MS, "how long what waits for a user who is away is kept", "ms"
+    )
     partitions: int = options.number(16, 1, 1024, "parts of the state in Redis, fixed at the first start")
     key_prefix: str = options.option(
         options.key_prefix,

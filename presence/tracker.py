@@ -23,7 +23,7 @@ from presence.answers import (
     Replaced,
     Roster,
     View,
-    held_channels,
+    record_of,
     view_of,
 )
 from presence.codec import compact
@@ -64,21 +64,12 @@ class Tracker:
         life = max(RECORD_MS, 3 * self._settings.ttl_ms)
         bus = self.keys.telling(partition)
         reply = await self._call(
-            "connect",
-            partition,
-            user,
-            session,
-            self._node,
-            token_end_ms,
-            life,
-            bus,
-            USER_KEEP_MS,
-            int(streaming),
-            number,
+            *("connect", partition, user, session, self._node, token_end_ms, life, bus),
+            *(USER_KEEP_MS, int(streaming), number),
         )
         if reply[0] == b"replaced":
             raise Replaced("a newer connection of this session is open")
-        return Record(reply[0].decode(), held_channels(reply[2:]), kicked=int(reply[1]))
+        return record_of(reply)
 
     async def release(self, user: str, session: str, number: str) -> None:
         """Say that this connection of the session is over."""
@@ -182,7 +173,8 @@ class Tracker:
         digest = hashlib.sha256(f"{name}\x1f{data}".encode()).hexdigest()
         reply = await self._call(
             *("publish", partition, *self._common(partition), channel, compact(name), data),
-            *(compact(user) if user else "", user or "", idempotency_key or "", digest, ONCE_KEEP_MS),
+            *(compact(user) if user else "", user or "", idempotency_key or "", digest),
+            *(ONCE_KEEP_MS, self._settings.inbox_ms),
         )
         if reply[0] == b"conflict":
             raise Conflict("this Idempotency-Key was used with another body")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import Application
 
-from presence.handlers import api, commands, longpoll, ops, pages, queues, websocket
+from presence.handlers import api, commands, inboxes, longpoll, ops, pages, queues, websocket
 from presence.handlers.base import NotFoundHandler
 from presence.services import Services
 
@@ -18,10 +18,14 @@ ROUTES = [
     (r"/v1/channels/([^/]*)/members/([^/]*)", api.MemberHandler),
     (r"/v1/channels/([^/]*)/events", api.EventsHandler),
     (r"/v1/channels/([^/]*)/messages", api.MessagesHandler),
+    (r"/v1/channels/([^/]*)/subscribers/([^/]*)", inboxes.SubscriberHandler),
     (r"/v1/heartbeats", api.HeartbeatsHandler),
     (r"/v1/users/query", api.UsersQueryHandler),
     (r"/v1/users/([^/]*)", api.UserHandler),
     (r"/v1/users/([^/]*)/disconnect", api.DisconnectHandler),
+    (r"/v1/users/([^/]*)/messages", inboxes.UserMessagesHandler),
+    (r"/v1/users/([^/]*)/inbox", inboxes.InboxHandler),
+    (r"/v1/users/([^/]*)/inbox/ack", inboxes.InboxAckHandler),
     (r"/v1/queues/([^/]*)", queues.QueueHandler),
     (r"/v1/queues/([^/]*)/take", queues.TakeHandler),
     (r"/v1/queues/([^/]*)/(?:ack|release|extend)", queues.SettleHandler),

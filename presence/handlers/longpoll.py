@@ -17,6 +17,7 @@ from presence.errors import BadName, BadRequest, CloseCode, NotJoined, PresenceE
 from presence.handlers.base import ClientHandler
 from presence.handlers.sse import SseWire, stream_head
 from presence.handlers.wire import detach
+from presence.keys import INBOX
 from presence.mailbox import MAX_BYTES, Frame, Mailbox
 from presence.places import enter
 from presence.session import Session
@@ -58,6 +59,8 @@ class EventsHandler(ClientHandler):
         session = Session(self.services, identity, session_id, _mailbox(len(channels)), transport)
         try:
             session.positions |= {channel: known_place for channel, known_place in known.items() if known_place}
+            if place is not None and (told := place.position(INBOX)) is not None:
+                session.positions[INBOX] = told
             with suppress(Replaced), self._living_on(identity.user, session.id, known):
                 await session.open()  # replaced already: then all it is told is that
             if place is not None and session.kicked_number >= place.number:  # between two polls: it was not there
@@ -66,6 +69,7 @@ class EventsHandler(ClientHandler):
                 session.greet()
             if not session.ended:
                 await self._enter_all(session, channels, role, known)
+                await self._hear_of_inbox(session)
                 session.alive()
         except BaseException:
             await session.end(by_client=False)
@@ -141,6 +145,12 @@ class EventsHandler(ClientHandler):
             if known is not None:  # asked again with what we answer, the answer is the same
                 session.positions[channel] = LEFT if isinstance(problem, NotJoined) else known
             session.mailbox.put(Frame(events.error(problem, channel=channel)))
+
+    async def _hear_of_inbox(self, session: Session) -> None:
+        """What came for the user since `next` is part of the answer, if Redis tells it soon."""
+        catching_up = self.services.inflow.follow(session)
+        if catching_up is not None:
+            await asyncio.wait([catching_up], timeout=1)
 
     # ---- streaming ----
 

@@ -17,7 +17,7 @@ PARTS = {
     "join": ("_feed", "_announce", "_view"),
     "leave": ("_feed", "_announce"),
     "set": ("_feed", "_announce"),
-    "publish": ("_feed", "_announce"),
+    "publish": ("_feed", "_announce", "_inbox", "_room"),
     "expire": ("_feed", "_announce"),
     "snapshot": ("_view",),
     "touch": (),
@@ -33,6 +33,11 @@ PARTS = {
     "queue_look": ("_feed",),
     "queue_dead": ("_feed",),
     "queue_tidy": ("_feed",),
+    "inbox_subscribe": ("_view", "_inbox", "_keep"),
+    "inbox_places": (),
+    "inbox_locate": ("_inbox",),
+    "inbox_ack": ("_inbox",),
+    "inbox_pending": ("_view", "_inbox", "_keep"),
 }
 
 

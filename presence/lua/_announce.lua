@@ -3,17 +3,60 @@
 
 local HISTORY_MS, BUS = tonumber(ARGV[1]), ARGV[3]
 
--- History lasts as long as the channel has members, and history_ms longer.
-local function retain(channel)
+local MOST_PAST = 4            -- earlier epochs whose logs are kept for those who have a position in the channel
+local COUNTED = 12             -- how many times longer than its messages a user's own mailbox keeps their number
+
+-- History lasts as long as the channel has members, and history_ms longer; while a position in it is kept for
+-- somebody, keep (ms, else false) longer, and its numbers for ever.
+local function retain(channel, keep)
   local meta, log = base .. 'meta:' .. channel, base .. 'log:' .. channel
   if redis.call('EXISTS', base .. 'roster:' .. channel) == 1 then
     redis.call('PERSIST', meta)
     redis.call('PERSIST', log)
-  else
-    local gone = int(now + HISTORY_MS)
-    redis.call('PEXPIREAT', meta, gone)
-    redis.call('PEXPIREAT', log, gone)
+    return
   end
+  local lasting = math.max(HISTORY_MS, tonumber(keep or 0))
+  redis.call('PEXPIREAT', log, int(now + lasting))
+  if not keep then
+    redis.call('PEXPIREAT', meta, int(now + lasting))
+  elseif string.sub(channel, 1, 1) == '@' then
+    redis.call('PEXPIREAT', meta, int(now + COUNTED * lasting))
+  else
+    redis.call('PERSIST', meta)
+  end
+end
+
+-- Puts the log of an epoch that is over beside, for those who have not read it to its end.
+local function set_aside(channel, epoch, held, last, keep)
+  local meta, log, name = base .. 'meta:' .. channel, base .. 'log:' .. channel, base .. 'past:' .. channel .. SEP
+  local past = {}
+  for row in string.gmatch(redis.call('HGET', meta, 'past') or '', '[^,]+') do
+    past[#past + 1] = row
+  end
+  past[#past + 1] = epoch .. ' ' .. int(held) .. ' ' .. int(last)
+  if #past > MOST_PAST then
+    redis.call('DEL', name .. string.match(table.remove(past, 1), '^%x+'))
+  end
+  redis.call('HSET', meta, 'past', table.concat(past, ','))
+  if redis.call('EXISTS', log) == 1 then
+    redis.call('RENAME', log, name .. epoch)
+    redis.call('PEXPIRE', name .. epoch, keep)
+  end
+end
+
+-- saved: epoch, seq, replid, base and keep of before. `base` counts the events of all earlier epochs.
+local function begin_epoch(channel, saved, replid)
+  local meta, epoch = base .. 'meta:' .. channel, new_epoch()
+  local last, held = tonumber(saved[2] or 0), tonumber(saved[4] or 0)
+  -- Before the log: out of memory must be an error of the whole script, not a refused log entry.
+  redis.call('HSET', meta, 'epoch', epoch, 'seq', '1', 'replid', replid, 'base', int(held + last))
+  if not saved[1] then
+    redis.call('HSET', meta, 'born', epoch)
+  elseif saved[5] then -- guard: what waits survives a new epoch
+    set_aside(channel, saved[1], held, last, saved[5])
+  end
+  redis.call('DEL', base .. 'log:' .. channel)
+  return epoch
 end
 
 -- The feed for back ends, of all channels but the server's own. Without any queue nobody misses what it forgets.
@@ -36,28 +79,22 @@ end
 -- its fields. With the state a node can bring back a member that it finds timed out.
 local function announce(channel, kind, reason, user, session, state, body, feed)
   local meta, log = base .. 'meta:' .. channel, base .. 'log:' .. channel
-  local saved = redis.call('HMGET', meta, 'epoch', 'seq', 'replid')
+  local saved = redis.call('HMGET', meta, 'epoch', 'seq', 'replid', 'base', 'keep')
   local replid = replication_id()
   local epoch, seq = saved[1], tonumber(saved[2] or 0) + 1
-  local fresh = not epoch or (saved[3] and saved[3] ~= replid)
-  if fresh then
-    epoch, seq = new_epoch(), 1
-  end
-  -- Before the log: out of memory must be an error of the whole script, not a refused log entry.
-  redis.call('HSET', meta, 'epoch', epoch, 'seq', int(seq), 'replid', replid)
-  if fresh then
-    redis.call('DEL', log)
+  if not epoch or (saved[3] and saved[3] ~= replid) then
+    epoch, seq = begin_epoch(channel, saved, replid), 1
+  else
+    redis.call('HSET', meta, 'seq', int(seq), 'replid', replid) -- before the log, as above
   end
   local text = '{"seq":' .. int(seq) .. ',"at":' .. int(now) .. ',' .. body .. '}'
   local id = redis.pcall('XADD', log, 'MAXLEN', '~', LOG_LENGTH, int(seq) .. '-0', 'e', text)
   if type(id) == 'table' and id.err then -- the log is ahead of us: what it says was rolled back here
-    epoch, seq = new_epoch(), 1
+    epoch, seq = begin_epoch(channel, saved, replid), 1
     text = '{"seq":1,"at":' .. int(now) .. ',' .. body .. '}'
-    redis.call('HSET', meta, 'epoch', epoch, 'seq', '1')
-    redis.call('DEL', log)
     redis.call('XADD', log, '1-0', 'e', text)
   end
-  retain(channel)
+  retain(channel, saved[5])
   feed_on(channel, {'channel', channel, 'epoch', epoch, 'user', user, 'event', text, unpack(feed or {})})
   tell(BUS, {'event', channel, epoch, int(seq), int(now), kind, reason, user, session, state or '', text})
   return epoch, seq

@@ -12,12 +12,13 @@ local function position(channel, keep_ms, renew)
   local saved = redis.call('HMGET', meta, 'epoch', 'seq')
   if not saved[1] then
     local epoch = new_epoch()
-    redis.call('HSET', meta, 'epoch', epoch, 'seq', '0', 'replid', replication_id())
+    redis.call('HSET', meta, 'epoch', epoch, 'seq', '0', 'replid', replication_id(), 'born', epoch)
     redis.call('PEXPIRE', meta, keep_ms)
     redis.call('DEL', log)
     return epoch, 0
   end
-  if renew and redis.call('PTTL', meta) > 0 then
+  local left = renew and redis.call('PTTL', meta) or 0
+  if left > 0 and left < tonumber(keep_ms) then
     redis.call('PEXPIRE', meta, keep_ms)
     redis.call('PEXPIRE', log, keep_ms)
   end

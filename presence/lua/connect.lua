@@ -3,7 +3,8 @@
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 user, 2 session, 3 node, 4 end of the token (unix ms), 5 life of the record in ms, 6 bus,
 --       7 life of the user's list in ms, 8 streaming (0/1), 9 number that the caller has already ('' none)
--- Returns: {number, the one up to which a back end ended it or 0, field, value, … of the record's channels} or {'replaced'}
+-- Returns: {number, the one up to which a back end ended it or 0, epoch and seq of the user's mailbox,
+--          field, value, … of the record's channels} or {'replaced'}
 
 local user, id, bus = ARGV[1], ARGV[2], ARGV[6]
 local record, sessions = base .. 'session:' .. user .. SEP .. id, base .. 'user:' .. user
@@ -27,7 +28,8 @@ redis.call('ZREMRANGEBYRANK', sessions, 0, -1001)
 redis.call('PEXPIRE', sessions, ARGV[7])
 tell(bus, {'replaced', user, id, number})
 
-local reply = {number, redis.call('HGET', record, 'kicked') or '0'}
+local inbox = redis.call('HMGET', base .. 'meta:@inbox:' .. user, 'epoch', 'seq') -- it lies in the user's partition
+local reply = {number, redis.call('HGET', record, 'kicked') or '0', inbox[1] or '', inbox[2] or '0'}
 local fields = redis.call('HGETALL', record)
 for at = 1, #fields, 2 do
   if string.sub(fields[at], 1, 2) == 'c:' and tonumber(split(fields[at + 1])[3]) >= now then

@@ -1,7 +1,8 @@
--- Announce a `message`; with an idempotency key at most once in 24 hours.
+-- Announce a `message`; with an idempotency key at most once in 24 hours. A user's own mailbox is kept within bounds.
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 history_ms, 2 feed length, 3 bus, 4 channel, 5 name as JSON, 6 data as JSON, 7 user as JSON ('' none),
---       8 user, 9 idempotency key ('' none), 10 digest of the body, 11 keep_ms of the key
+--       8 user, 9 idempotency key ('' none), 10 digest of the body, 11 keep_ms of the key,
+--       12 keep_ms of messages in mailboxes
 -- Returns: {'ok', epoch, seq, announced 0/1} or {'conflict'}
 
 local channel = ARGV[4]
@@ -17,8 +18,12 @@ if record then
     return {'ok', part[2], part[3], 0}
   end
 end
-local epoch, seq = announce(channel, 'message', '', ARGV[8], '', '',
-  '"type":"message","name":' .. ARGV[5] .. ',"data":' .. ARGV[6] .. (ARGV[7] ~= '' and ',"user":' .. ARGV[7] or ''))
+local body = '"type":"message","name":' .. ARGV[5] .. ',"data":' .. ARGV[6]
+  .. (ARGV[7] ~= '' and ',"user":' .. ARGV[7] or '')
+if string.sub(channel, 1, 7) == '@inbox:' then
+  make_room(channel, ARGV[12], #body + HEAD_BYTES)
+end
+local epoch, seq = announce(channel, 'message', '', ARGV[8], '', '', body)
 if record then
   redis.call('SET', record, table.concat({ARGV[10], epoch, int(seq)}, SEP), 'PX', ARGV[11])
 end

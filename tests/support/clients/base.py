@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.support import tokens
-from tests.support.clients.rooms import Frame, Room
+from tests.support.clients.rooms import INBOX, Frame, Letters, Room
 from tests.support.node import QUICK, Node
 
 WAIT_S = 6.0
@@ -99,6 +99,20 @@ class Client(abc.ABC):
     async def who(self, channel: str, limit: int | None = None, after: str | None = None) -> Frame:
         """The roster now."""
         return await self.command(_given(type="who", channel=channel, limit=limit, after=after))
+
+    async def fetch(self, limit: int | None = None) -> list[Frame]:
+        """What waits for the user, by channel."""
+        reply = await self.command(_given(type="fetch", limit=limit))
+        assert reply["type"] == "inbox", reply
+        return list(reply["channels"])
+
+    async def ack(self, channel: str, cursor: str) -> Frame:
+        """Everything up to the cursor is dealt with."""
+        return await self.command({"type": "ack", "channel": channel, "cursor": cursor})
+
+    async def letter(self, name: str, within_s: float = WAIT_S) -> Frame:
+        """The next message of that name that was pushed to the user; those before it count as read."""
+        return await self.event(INBOX, "message", within_s, name=name)
 
     async def beat(self) -> Frame:
         """Show life in all channels."""
@@ -248,6 +262,8 @@ class Client(abc.ABC):
         kind, channel = frame["type"], frame.get("channel", "")
         if kind == "welcome":
             self.welcome = frame
+        elif kind == "events" and channel == INBOX:
+            self.rooms.setdefault(channel, Letters(channel)).take_events(frame)
         elif kind == "joined":
             self.rooms.setdefault(channel, Room(channel)).take_joined(frame)
         elif kind == "events":

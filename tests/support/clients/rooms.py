@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 Frame = dict[str, Any]
+INBOX = "@inbox"
 
 
 class Room:
@@ -88,6 +89,19 @@ class Room:
     def _check(self, holds: bool, what: str, frame: Frame) -> None:
         if not holds:
             self.breaches.append(f"{self.channel}: {what}: {frame}")
+
+
+class Letters(Room):
+    """The user's own mailbox, of which only what is new is pushed: it begins where the first message says, nothing in
+    it is pushed twice, and a hole is told by a frame without events."""
+
+    def take_events(self, frame: Frame) -> None:
+        """Take an `events` frame."""
+        self._check(all(event["type"] == "message" for event in frame["events"]), "not only messages", frame)
+        epoch, last = _split(frame["cursor"])
+        if epoch != self.epoch or not frame["events"]:
+            self.epoch, self.seq = epoch, last - len(frame["events"])
+        self._fold(frame["events"], frame)
 
 
 def _split(cursor: str) -> tuple[str, int]:

@@ -1,0 +1,158 @@
+"""What waits for users who are away: subscriptions, and the positions up to which each of them has dealt with it.
+
+An event is stored once, in its channel's log; a user has a position in each channel they are subscribed to, and in
+their own mailbox, `@inbox`. The channel knows that somebody is subscribed, the user where they stand: two partitions,
+written in an order that keeps too much rather than too little. Every method raises `Unavailable` when Redis cannot be
+asked; then part of it may have been done, and repeating it is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from presence.errors import BadRequest, LimitExceeded, NotFound, Unavailable
+from presence.keys import INBOX, Keys, inbox_of
+from presence.lanes import Reply
+from presence.lua import Scripts
+from presence.settings import Settings
+
+MOST_SUBSCRIPTIONS = 1000  # of a user
+FRAME_BYTES = 256 * 1024 - 4096  # of events in one answer; the rest is its heads
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in one channel: `cursor` is that of its last event, or of what is gone; `missed`: events that were
+    gone before; not `recovered`: the channel began anew, and nobody knows how many."""
+
+    channel: str
+    cursor: str
+    missed: int
+    recovered: bool
+    events: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What waits for a user; `more`: some of it had no room."""
+
+    channels: list[Waiting]
+    more: bool
+
+
+class Inboxes:
+    """The subscriptions and mailboxes of all users."""
+
+    def __init__(self, scripts: Scripts, keys: Keys, settings: Settings) -> None:
+        self._scripts = scripts
+        self._keys = keys
+        self._settings = settings
+
+    async def subscribe(self, channel: str, user: str) -> None:
+        """Keep the channel's events for the user from now on; who is subscribed stays where they are."""
+        reply = await self._subscribe(1, channel, user)
+        put = await self._places("put", user, channel, reply[1].decode(), MOST_SUBSCRIPTIONS)
+        if put[0] == b"full":
+            with suppress(Unavailable):
+                await self._subscribe(0, channel, user)
+            raise LimitExceeded(f"a user may have {MOST_SUBSCRIPTIONS} subscriptions; end one first")
+
+    async def unsubscribe(self, channel: str, user: str) -> None:
+        """Forget the user's position in the channel, if there is one."""
+        await self._places("drop", user, channel, "", 0)
+        await self._subscribe(0, channel, user)
+
+    async def fetch(self, user: str, limit: int, allowed: Callable[[str], bool] = lambda channel: True) -> Pending:
+        """Up to `limit` events behind the user's positions, where they are `allowed` to see; moves nothing."""
+        flat = (await self._places("list", user, "", "", 0))[1:]
+        places = {name.decode(): row.decode() for name, row in zip(flat[::2], flat[1::2], strict=True)}
+        places = {name: row for name, row in places.items() if name != INBOX and allowed(name)} | {
+            inbox_of(user): places.get(INBOX, "")
+        }
+        partitions: dict[int, list[str]] = defaultdict(list)
+        for name, row in places.items():
+            partitions[self._keys.partition(name)] += [name, row]
+        replies = await asyncio.gather(
+            *(
+                self._call("inbox_pending", partition, user, self._settings.inbox_ms, limit, FRAME_BYTES, *rows)
+                for partition, rows in partitions.items()
+            )
+        )
+        piles = [_Pile(row) for reply in replies for row in reply[1:]]
+        piles.sort(key=lambda pile: (pile.name != INBOX, pile.name.encode()))
+        _deal(piles, limit)
+        shown = [pile.shown() for pile in piles if pile.dealt or not pile.count]
+        return Pending(shown, any(pile.more or pile.dealt < pile.count for pile in piles))
+
+    async def ack(self, user: str, channel: str, cursor: tuple[str, int]) -> None:
+        """Move the user's position in the channel (or `@inbox`) to the cursor. Never backwards, and a cursor of an
+        epoch that nobody knows any more moves nothing. NotFound without a subscription; BadRequest where it is ahead
+        of the last event."""
+        place = inbox_of(user) if channel == INBOX else channel
+        _, born, epochs = await self._call("inbox_locate", self._keys.partition(place), place)
+        known = born.decode(), epochs.decode()
+        subscribed = int(channel != INBOX)
+        reply = await self._call("inbox_ack", self._keys.partition(user), user, channel, *cursor, *known, subscribed)
+        if reply[0] == b"none":
+            raise NotFound("the user is not subscribed to this channel")
+        if reply[0] == b"ahead":
+            raise BadRequest("cursor is ahead of the channel's last event")
+
+    async def _subscribe(self, on: int, channel: str, user: str) -> Reply:
+        times = (self._settings.inbox_ms, self._settings.history_ms)
+        return await self._call("inbox_subscribe", self._keys.partition(channel), on, channel, user, *times)
+
+    async def _places(self, what: str, user: str, channel: str, place: str, most: int) -> Reply:
+        return await self._call("inbox_places", self._keys.partition(user), what, user, channel, place, most)
+
+    async def _call(self, name: str, partition: int, *arguments: str | int) -> Reply:
+        reply = await self._scripts.call(name, self._keys.script(partition), arguments)
+        if reply[0] == b"settling":
+            raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
+        return reply
+
+
+class _Pile:
+    """What one channel has for the user, as `inbox_pending` tells it, and how much of that is dealt out."""
+
+    def __init__(self, row: Reply) -> None:
+        name = row[0].decode()
+        self.name = INBOX if name.startswith("@") else name
+        self.recovered, self.more = row[2] == 1, row[3] == 1
+        self.dealt = 0
+        self._behind = int(row[1])
+        self._end = row[4:7]
+        self._events = [row[at : at + 4] for at in range(7, len(row), 4)]  # epoch, seq, total, text
+
+    @property
+    def count(self) -> int:
+        return len(self._events)
+
+    def next_bytes(self) -> int:
+        """Size of the event that would be dealt next."""
+        return len(self._events[self.dealt][3]) + 1
+
+    def shown(self) -> Waiting:
+        """What is dealt out of it; what is gone before that is counted."""
+        last = self._end if self.dealt == self.count else self._events[self.dealt - 1]
+        missed = int(last[2]) - self._behind - self.dealt
+        texts = [row[3].decode() for row in self._events[: self.dealt]]
+        return Waiting(self.name, f"{last[0].decode()}:{int(last[1])}", missed, self.recovered, texts)
+
+
+def _deal(piles: list[_Pile], limit: int) -> None:
+    """One event of each in turn, while there is room: a full channel must not keep the others waiting."""
+    room, turn = FRAME_BYTES, deque(pile for pile in piles if pile.count)
+    while turn and limit:
+        pile = turn.popleft()
+        room -= pile.next_bytes()
+        if room < 0:
+            return
+        pile.dealt += 1
+        limit -= 1
+        if pile.dealt < pile.count:
+            turn.append(pile)
