@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from presence.errors import BadRequest, LimitExceeded, NotFound, Unavailable
 from presence.keys import INBOX, Keys, inbox_of
-from presence.lanes import Reply
+from presence.lane import Reply
 from presence.lua import Scripts
 from presence.settings import Settings
 
