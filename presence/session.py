@@ -95,7 +95,7 @@ class Session:
         self.number, self.kicked_number = record.number, record.kicked
         if self._heard_number > int(self.number) and await upkeep.newest_number(self) > int(self.number):
             raise Replaced("a newer connection of this session is open")
-        self.inbox.begin(self.positions, record.inbox)
+        self.inbox.begin({} if self.transport == "websocket" else self.positions, record.inbox)
         rows = record.channels.items()
         held = {name: place for name, place in rows if not place.left and place.ttl_ms}
         self.carried |= {name: place for name, place in held.items() if name not in self.channels}

@@ -5,7 +5,8 @@
 //   presence.join("room:1", { state: { mood: "awake" } });
 //
 // Events of the object: "status" {status, message, final}, "change" {channel, events, recovered},
-// "failure" {code, message, channel}. Members are Maps: a user may be called __proto__.
+// "failure" {code, message, channel}, "inbox" {cursor, events}: messages to this user (none: some were missed; send
+// {type: "fetch"}, as after every "connected"). Members are Maps: a user may be called __proto__.
 
 import { Roster } from "./roster.js";
 
@@ -137,6 +138,7 @@ export class Presence extends EventTarget {
   }
 
   #onEvents(frame) {
+    if (frame.channel === "@inbox") this.#tell("inbox", { cursor: frame.cursor, events: frame.events });
     const entry = this.#channels.get(frame.channel);
     if (!entry) return;
     entry.roster.take(frame);

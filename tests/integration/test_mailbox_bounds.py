@@ -528,9 +528,11 @@ async def test_a_message_that_comes_while_a_connection_is_opened_follows_its_wel
 async def test_what_waits_survives_a_restart_of_redis(own_stage: StageMaker) -> None:
     stage = own_stage(nodes=1, ttl_ms=5000)
     await stage.api("PUT", "channels", stage.channel, "subscribers", ANN)
+    cursors = []
     for number in (1, 2):
         await stage.message("m", number)
-        await stage.ask("POST", "users", ANN, "messages", json={"name": "m", "data": number})
+        body = {"name": "m", "data": number}
+        cursors.append((await stage.ask("POST", "users", ANN, "messages", json=body))["cursor"])
     watcher = await stage.watcher("websocket")
 
     stage.redis.kill()
@@ -539,11 +541,16 @@ async def test_what_waits_survives_a_restart_of_redis(own_stage: StageMaker) -> 
 
     async def published() -> bool:
         body = {"name": "m", "data": 3}
-        return (await stage.api("POST", "users", ANN, "messages", json=body)).status == 200
+        once = {"Idempotency-Key": "once"}
+        return (await stage.api("POST", "users", ANN, "messages", json=body, headers=once)).status == 200
 
     await eventually(published, 10)
     await stage.message("m", 3)
+    assert (
+        await stage.api("POST", "users", ANN, "inbox", "ack", json={"channel": INBOX, "cursor": cursors[0]})
+    ).status == 204
     waits = (await stage.ask("GET", "users", ANN, "inbox"))["channels"]
-    assert [[e["data"] for e in entry["events"] if e["type"] == "message"] for entry in waits] == [[1, 2, 3], [1, 2, 3]]
+    assert [[e["data"] for e in entry["events"] if e["type"] == "message"] for entry in waits] == [[2, 3], [1, 2, 3]]
     assert all("missed" not in entry for entry in waits)
+    assert waits[0]["cursor"].partition(":")[0] != cursors[0].partition(":")[0], "a new epoch"
     assert watcher.closed is None
