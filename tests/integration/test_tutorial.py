@@ -47,8 +47,9 @@ def dev_server(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_the_tutorials_commands_print_what_it_says(dev_server: str, tmp_path: Path) -> None:
-    steps = [step for block in blocks(DOCS / "tutorial.md", "console") for step in _steps(block)]
+@pytest.mark.parametrize("page", ["tutorial.md", "mailboxes.md"])
+def test_the_commands_of_a_page_print_what_it_says(page: str, dev_server: str, tmp_path: Path) -> None:
+    steps = [step for block in blocks(DOCS / page, "console") for step in _steps(block)]
     script = "\n".join(f"{command}\necho '--- end of {number}'" for number, (command, _) in enumerate(steps))
 
     output = _run(script.replace(ADDRESS, dev_server), tmp_path)
