@@ -68,8 +68,7 @@ class Inboxes:
 
     async def fetch(self, user: str, limit: int, allowed: Callable[[str], bool] = lambda channel: True) -> Pending:
         """Up to `limit` events behind the user's positions, where they are `allowed` to see; moves nothing."""
-        flat = (await self._places("list", user, "", "", 0))[1:]
-        places = {name.decode(): row.decode() for name, row in zip(flat[::2], flat[1::2], strict=True)}
+        places = await self._subscribed(user)
         places = {name: row for name, row in places.items() if name != INBOX and allowed(name)} | {
             inbox_of(user): places.get(INBOX, "")
         }
@@ -101,6 +100,18 @@ class Inboxes:
             raise NotFound("the user is not subscribed to this channel")
         if reply[0] == b"ahead":
             raise BadRequest("cursor is ahead of the channel's last event")
+
+    async def erase(self, user: str) -> None:
+        """Forget the user's mailbox and all their subscriptions; messages that are sent meanwhile may stay."""
+        for channel in await self._subscribed(user):
+            if channel != INBOX:
+                await self._subscribe(0, channel, user)
+        await self._call("inbox_erase", self._keys.partition(user), user, inbox_of(user))
+
+    async def _subscribed(self, user: str) -> dict[str, str]:
+        """The user's positions, by channel."""
+        flat = (await self._places("list", user, "", "", 0))[1:]
+        return {name.decode(): row.decode() for name, row in zip(flat[::2], flat[1::2], strict=True)}
 
     async def _subscribe(self, on: int, channel: str, user: str) -> Reply:
         times = (self._settings.inbox_ms, self._settings.history_ms)

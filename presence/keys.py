@@ -35,6 +35,7 @@ KINDS = {
     "session": "hash",
     "user": "zset",
     "once": "string",
+    "onces": "zset",
     "past": "stream",
     "subscribers": "set",
     "subs": "hash",

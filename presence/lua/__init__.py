@@ -37,6 +37,7 @@ PARTS = {
     "inbox_places": (),
     "inbox_locate": ("_inbox",),
     "inbox_ack": ("_inbox",),
+    "inbox_erase": ("_inbox",),
     "inbox_pending": ("_view", "_inbox", "_keep"),
 }
 

@@ -20,11 +20,18 @@ if record then
 end
 local body = '"type":"message","name":' .. ARGV[5] .. ',"data":' .. ARGV[6]
   .. (ARGV[7] ~= '' and ',"user":' .. ARGV[7] or '')
-if string.sub(channel, 1, 7) == '@inbox:' then
+local mailbox = string.sub(channel, 1, 7) == '@inbox:'
+if mailbox then
   make_room(channel, ARGV[12], #body + HEAD_BYTES)
 end
 local epoch, seq = announce(channel, 'message', '', ARGV[8], '', '', body)
 if record then
   redis.call('SET', record, table.concat({ARGV[10], epoch, int(seq)}, SEP), 'PX', ARGV[11])
+  if mailbox then -- so that whoever erases the user finds the record
+    local onces = base .. 'onces:' .. channel
+    redis.call('ZREMRANGEBYSCORE', onces, '-inf', int(now))
+    redis.call('ZADD', onces, int(now + tonumber(ARGV[11])), ARGV[9])
+    redis.call('PEXPIRE', onces, ARGV[11])
+  end
 end
 return {'ok', epoch, int(seq), 1}

@@ -91,6 +91,7 @@ async def run(options: argparse.Namespace) -> None:
         ]
         if options.other:
             cases.insert(0, Case("no queue, the other version", _other(Path(options.other), lanes, keys, settings)))
+
         def cpu_s() -> float:
             used = place.client.info("cpu")
             return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])

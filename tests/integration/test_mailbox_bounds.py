@@ -441,6 +441,28 @@ async def test_a_redis_out_of_memory_changes_nothing_that_waits(fresh_redis: Red
         await parts.aclose()
 
 
+@run_async
+async def test_nothing_is_left_of_a_user_who_is_erased(parts: Parts) -> None:
+    node = await parts.node(inbox_ms=LONG_MS, partitions=4)
+    for room in ("room-1", "room-2"):
+        await node.inboxes.subscribe(room, "ann")
+        await node.inboxes.subscribe(room, "bob")
+    for user in ("ann", "bob"):
+        cursor = await node.tracker.publish(inbox_of(user), "m", "1", idempotency_key="key")
+        await node.inboxes.ack(user, INBOX, parse_cursor(cursor) or ("", 0))
+
+    await node.inboxes.erase("ann")
+
+    left = [name async for name in parts.redis.scan_iter(f"{parts._prefix}*")]
+    for name in left:
+        kind = await parts.redis.type(name)
+        assert b"ann" not in name
+        assert kind != b"set" or await parts.redis.smembers(name) == {b"bob"}
+    assert sum(b"bob" in name for name in left) == 5, left
+    assert len((await node.inboxes.fetch("bob", 10)).channels) == 0
+    await node.inboxes.erase("ann")
+
+
 # ---- what is pushed
 
 
