@@ -89,8 +89,10 @@ def _bad_commands(room: str) -> dict[str, tuple[str, dict[str, Any]]]:
         bad[f"ttl_ms {ttl!r}"] = ("bad_request", {**join, "ttl_ms": ttl})
     for limit in BAD_LIMITS:
         bad[f"who limit {limit!r}"] = ("bad_request", {"type": "who", "channel": room, "limit": limit})
+        bad[f"fetch limit {limit!r}"] = ("bad_request", {"type": "fetch", "limit": limit})
         bad[f"history limit {limit!r}"] = ("bad_request", {"type": "history", "channel": room, "limit": limit})
     for cursor in BAD_CURSORS:
+        bad[f"ack cursor {cursor!r}"] = ("bad_request", {"type": "ack", "channel": "@inbox", "cursor": cursor})
         bad[f"join cursor {cursor!r}"] = ("bad_request", {**join, "cursor": cursor})
         bad[f"history cursor {cursor!r}"] = ("bad_request", {"type": "history", "channel": room, "cursor": cursor})
     for after in ("", " x", "e\u0301", "a\x00", "x" * 201, 7, True, [], {}):
@@ -184,6 +186,12 @@ async def test_a_bad_body_is_refused_with_its_code_and_changes_nothing(arena: Ar
         *((("POST", ("users", "query")), {"users": no_list}, (400, "bad_request")) for no_list in ({}, None, "x", 7)),
         (("POST", ("users", "query")), {"users": ["u"] * 1001}, (400, "bad_request")),
         (("POST", ("users", arena.resident, "disconnect")), {"channel": "@x"}, (403, "forbidden")),
+        (("POST", ("users", "newcomer", "messages")), {}, (400, "bad_name")),
+        (("POST", ("users", "newcomer", "messages")), {"name": "x"}, (400, "bad_request")),
+        *(
+            (("POST", ("users", "newcomer", "inbox", "ack")), {"channel": "@inbox", **wrong}, (400, "bad_request"))
+            for wrong in [{}, *({"cursor": cursor} for cursor in BAD_CURSORS)]
+        ),
     ]
     answers = {}
     for (method, parts), body, expected in cases:

@@ -51,6 +51,9 @@ def _writes(arena: Arena) -> dict[str, tuple[str, str, bytes]]:
         "heartbeats": ("POST", "/v1/heartbeats", b'{"members":[]}'),
         "users query": ("POST", "/v1/users/query", b'{"users":[]}'),
         "disconnect": ("POST", f"/v1/users/{arena.resident}/disconnect", b"{}"),
+        "PUT subscriber": ("PUT", f"{room}/subscribers/newcomer", b"{}"),
+        "user messages": ("POST", "/v1/users/newcomer/messages", b'{"name":"x","data":1}'),
+        "inbox ack": ("POST", "/v1/users/newcomer/inbox/ack", b'{"channel":"@inbox","cursor":"e:1"}'),
     }
 
 
@@ -104,6 +107,10 @@ async def test_a_wrong_method_is_405_with_the_methods_that_are_taken(arena: Aren
         "/v1/users/query": {"GET", "POST"},
         "/v1/users/alice": {"GET"},
         "/v1/users/alice/disconnect": {"POST"},
+        f"{room}/subscribers/alice": {"PUT", "DELETE"},
+        "/v1/users/alice/messages": {"POST"},
+        "/v1/users/alice/inbox": {"GET"},
+        "/v1/users/alice/inbox/ack": {"POST"},
         "/v1/ws": {"GET", "OPTIONS"},
         "/v1/events": {"GET", "OPTIONS"},
         "/v1/commands": {"POST", "OPTIONS"},

@@ -59,7 +59,7 @@ BAD_JSON: dict[str, bytes] = {
     "UTF-32": '{"type":"beat"}'.encode("utf-32-be"),
 }
 OTHER_SHAPES = [b"7", b"null", b"true", b'"text"', b"-0.5e3"]
-NO_BODY_IS_ONE = {"PUT member", "disconnect"}  # where a body is optional
+NO_BODY_IS_ONE = {"PUT member", "PUT subscriber", "disconnect"}  # where a body is optional
 
 
 @pytest.fixture
@@ -249,6 +249,9 @@ def _back_end_calls(arena: Arena) -> dict[str, tuple[str, str]]:
         "heartbeats": ("POST", "/v1/heartbeats"),
         "users query": ("POST", "/v1/users/query"),
         "disconnect": ("POST", "/v1/users/nobody-here/disconnect"),
+        "PUT subscriber": ("PUT", f"{room}/subscribers/newcomer"),
+        "user messages": ("POST", "/v1/users/nobody-here/messages"),
+        "inbox ack": ("POST", "/v1/users/nobody-here/inbox/ack"),
     }
 
 

@@ -198,6 +198,8 @@ async def test_a_name_that_is_no_text_is_a_bad_name_in_every_body_of_the_back_en
             ("POST", ("channels", arena.channel, "messages"), {"name": name, "data": 1}),
             ("POST", ("users", "query"), {"users": ["alice", name]}),
             ("POST", ("users", arena.resident, "disconnect"), {"channel": name}),
+            ("POST", ("users", arena.resident, "messages"), {"name": name, "data": 1}),
+            ("POST", ("users", arena.resident, "inbox", "ack"), {"channel": name, "cursor": "e:1"}),
         ):
             assert (await arena.api(method, *parts, json=body)).problem() == (400, "bad_name"), (parts, name)
     await arena.untouched()
@@ -217,6 +219,10 @@ async def test_bytes_in_a_path_or_query_that_are_no_name_are_refused(arena: Aren
         "PUT user": ("PUT", f"/v1/channels/{arena.channel}/members/{raw}"),
         "DELETE user": ("DELETE", f"/v1/channels/{arena.channel}/members/{raw}"),
         "disconnect": ("POST", f"/v1/users/{raw}/disconnect"),
+        "PUT subscriber": ("PUT", f"/v1/channels/{arena.channel}/subscribers/{raw}"),
+        "subscribers of": ("DELETE", f"/v1/channels/{raw}/subscribers/newcomer"),
+        "user messages": ("POST", f"/v1/users/{raw}/messages"),
+        "inbox": ("GET", f"/v1/users/{raw}/inbox"),
     }
 
     answers = {}
@@ -367,4 +373,9 @@ def _back_end_calls(arena: Arena, name: str) -> dict[str, tuple[str, tuple[str, 
         "users query": ("POST", ("users", "query"), {"users": ["alice", name]}),
         "disconnect": ("POST", ("users", name, "disconnect"), {}),
         "disconnect from": ("POST", ("users", arena.resident, "disconnect"), {"channel": name}),
+        "PUT subscriber": ("PUT", (*room, "subscribers", name), {}),
+        "subscribers of": ("DELETE", ("channels", name, "subscribers", "newcomer"), None),
+        "user messages": ("POST", ("users", name, "messages"), {"name": "x", "data": 1}),
+        "inbox": ("GET", ("users", name, "inbox"), None),
+        "inbox ack": ("POST", ("users", "newcomer", "inbox", "ack"), {"channel": name, "cursor": "e:1"}),
     }

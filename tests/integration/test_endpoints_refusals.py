@@ -149,6 +149,10 @@ async def test_a_read_key_reads_and_never_writes(stage: Stage) -> None:
         ("POST", ("heartbeats",)),
         ("POST", (*room, "messages")),
         ("POST", ("users", "alice", "disconnect")),
+        ("POST", ("users", "alice", "messages")),
+        ("PUT", (*room, "subscribers", "alice")),
+        ("DELETE", (*room, "subscribers", "alice")),
+        ("POST", ("users", "alice", "inbox", "ack")),
     ]
     for method, parts in writes:
         body = {"name": "x", "data": 1, "members": []}
