@@ -117,6 +117,7 @@ def _commands(arena: Arena, name: Any) -> dict[str, dict[str, Any]]:
         "publish name": {"type": "publish", "channel": arena.channel, "name": name, "data": 1},
         "history": {"type": "history", "channel": name},
         "who": {"type": "who", "channel": name},
+        "ack": {"type": "ack", "channel": name, "cursor": "e:1"},
     }
 
 
