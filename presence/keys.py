@@ -29,6 +29,7 @@ KINDS = {
     "dead": "stream",
     "again": "stream",
     "lost": "hash",
+    "lead": "hash",
     "bus": "pub/sub",
     "session": "hash",
     "user": "zset",

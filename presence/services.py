@@ -18,6 +18,7 @@ from presence.queues import Queues
 from presence.settings import Settings
 from presence.takers import Takers
 from presence.tracker import Tracker
+from presence.webhooks import Webhooks
 from presence.wheel import NEVER, Wheel
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Services:
     directory: Directory
     queues: Queues
     takers: Takers
+    webhooks: Webhooks
     doors: Mapping[str, Doors]  # by durability: `accepted`, `durable`
     hub: Hub
     registry: Registry

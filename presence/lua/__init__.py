@@ -28,11 +28,15 @@ PARTS = {
     "renew": (),
     "queue_put": ("_feed",),
     "queue_drop": ("_feed",),
-    "queue_take": ("_feed",),
+    "queue_take": ("_feed", "_bury"),
     "queue_settle": ("_feed",),
     "queue_look": ("_feed",),
     "queue_dead": ("_feed",),
     "queue_tidy": ("_feed",),
+    "queue_next": ("_feed", "_bury"),
+    "queue_bury": ("_feed", "_bury"),
+    "queue_rewind": ("_feed",),
+    "lead": (),
 }
 
 
