@@ -199,6 +199,28 @@ async def test_a_replay_brings_what_came_since_an_instant_or_behind_a_cursor_in_
 
 
 @run_async
+async def test_a_replay_in_the_midst_of_a_backlog_begins_again_in_order(hooks: Hooks) -> None:
+    channels = [hooks.name("small") for _ in range(6)]
+    async with hooks.receiver("small") as receiver:
+        holds = [asyncio.Event(), asyncio.Event()]
+        receiver.answers += holds
+        await hooks.message("m0", None, channels[0])
+        await eventually(lambda: receiver.calls)
+        for number in range(1, 20):
+            await hooks.message(f"m{number}", None, channels[number % 6])
+        holds[0].set()
+        await eventually(lambda: len(receiver.calls) == 2)
+        first = receiver.events[0]
+        await hooks.ask("POST", "webhooks", "small", "replay", json={"from": first["at"]})
+        holds[1].set()
+        await eventually(lambda: receiver.seen("name")[-1:] == ["m19"])
+        await eventually(lambda: healthy(hooks, "small"))
+
+    names = [f"m{number}" for number in range(20)]
+    assert receiver.seen("name") == [*names[:4], *names]
+
+
+@run_async
 async def test_batches_are_as_large_as_configured_at_most_and_full_while_much_waits(hooks: Hooks) -> None:
     channels = [hooks.name("small") for _ in range(6)]
     async with hooks.receiver("small") as receiver:
