@@ -12,8 +12,9 @@ local node = row[1] and ends > now and ends <= now + MOST_MS and row[1] or ''
 if ARGV[2] == '' or (node ~= '' and node ~= ARGV[2]) then -- guard: one node at a time
   return {0, node, note}
 end
+redis.call('HSET', key, 'node', ARGV[2], 'until', int(now + tonumber(ARGV[3])))
 if ARGV[4] ~= '' then
   note = ARGV[4]
+  redis.call('HSET', key, 'note', note)
 end
-redis.call('HSET', key, 'node', ARGV[2], 'until', int(now + tonumber(ARGV[3])), 'note', note)
 return {1, ARGV[2], note}

@@ -60,6 +60,7 @@ class Deliverer:
         self._outgoing = outgoing
         self._metrics = metrics
         self._note: Note | None = None  # None: another node delivers, as far as we know
+        self._kept: Note | None = None  # as it stands in Redis
         self._there = self._was_there = False
         self._ending = False
         self._bell = asyncio.Event()
@@ -165,10 +166,11 @@ class Deliverer:
 
     async def _keep(self, note: Note | None) -> bool:
         """Take or renew the lease, and write the note."""
-        found = await self._standing.lead(self._node, note)
+        found = await self._standing.lead(self._node, None if note == self._kept else note)
         if found is None:
             self._follow()
             return False
+        self._kept = found
         if self._note is None:
             log.info("webhook_led", target=self.target.name, node=self._node)
             self._course.forget()
@@ -203,7 +205,7 @@ class Deliverer:
         try:
             while not (await asyncio.wait({posting}, timeout=RENEW_S))[0]:
                 with suppress(Unavailable):
-                    await self._standing.lead(self._node, note)
+                    await self._standing.lead(self._node)
             return posting.result()
         finally:
             posting.cancel()

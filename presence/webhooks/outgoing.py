@@ -13,6 +13,7 @@ import email.utils
 import errno
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -44,9 +45,27 @@ class _Refused(Exception):
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system knows them."""
-    rows = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(row[4][0]) for row in rows))
+    """The addresses of a host, as the system knows them. In a thread of its own: a name server that does not answer
+    must not occupy those few threads in which the names of Redis are resolved, nor delay the end of the process."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def tell(addresses: list[str], error: OSError | UnicodeError | None) -> None:
+        if not found.done():
+            found.set_result(addresses) if error is None else found.set_exception(error)
+
+    def work() -> None:
+        addresses, problem = [], None
+        try:
+            rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(row[4][0]) for row in rows))
+        except (OSError, UnicodeError) as error:  # the latter: a label that is too long
+            problem = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, addresses, problem)
+
+    threading.Thread(target=work, name="webhook-resolver", daemon=True).start()
+    return await found
 
 
 class Outgoing:
@@ -81,7 +100,7 @@ class Outgoing:
             return Answer(None, f"TLS: {error.verify_message}")
         except ssl.SSLError as error:
             return Answer(None, f"TLS: {error.reason}")
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             return Answer(None, "the host's name cannot be resolved")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             return Answer(None, "closed before its answer, or no answer in HTTP")

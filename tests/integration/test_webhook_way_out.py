@@ -138,6 +138,8 @@ async def test_what_is_no_success_is_an_error_in_few_words() -> None:
     assert nobody.error == "connection failed: ECONNREFUSED"
     unknown = await post("http://name.invalid/")
     assert unknown.error == "the host's name cannot be resolved"
+    too_long = await post(f"http://{'x' * 70}.example/")
+    assert too_long.error == "the host's name cannot be resolved"
 
 
 @run_async

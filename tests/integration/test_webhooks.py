@@ -11,13 +11,16 @@ import pytest
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from presence.errors import NotFound
+from tests.chaos import deliveries
 from tests.conftest import LIVE_NODES
 from tests.support import tokens
 from tests.support.hooks import come_and_go, free_ports, group, report, write_targets
 from tests.support.node import Node
+from tests.support.parts import Parts
 from tests.support.receiver import OLD_SECRET, SECRET, Receiver, answer
 from tests.support.redis_server import RedisServer
-from tests.support.stage import Stage
+from tests.support.stage import EngineStageMaker, Stage
 from tests.support.waiting import eventually, run_async
 
 FIELDS = {
@@ -289,3 +292,42 @@ def test_a_file_with_a_mistake_ends_the_node_with_a_message_that_names_it(
     assert node.wait() != 0
     assert "target billing: url: leads to a private address" in node.tail()
     assert "whsec" not in node.tail()
+
+
+@run_async
+async def test_a_webhook_that_is_not_configured_any_more_can_be_ended_with_all_that_waits(
+    redis_server: RedisServer,
+) -> None:
+    bench = Parts(redis_server)
+    try:
+        await deliveries.node_with_hook(bench)
+        node = await bench.node()
+        await node.tracker.publish("hook-1", "note", "null")
+        assert (await node.queues.look(group("hook")))[0].waiting == 1
+
+        await node.webhooks.end("hook")
+
+        with pytest.raises(NotFound):
+            await node.queues.look(group("hook"))
+        assert not [key async for key in bench.redis.scan_iter(f"{bench._prefix}*@webhook:hook*")]
+    finally:
+        await bench.aclose()
+
+
+@pytest.mark.engines
+@run_async
+async def test_in_a_cluster_the_events_of_all_servers_come_once_and_in_order(
+    engine_stage: EngineStageMaker, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    targets = {"hook": {"url": f"http://127.0.0.1:{port}/"}}
+    stage = engine_stage("cluster", 2, webhooks_file=write_targets(tmp_path / "webhooks.toml", targets))
+    channels = [stage.name("hook") for _ in range(12)]
+    async with Receiver(port) as receiver:
+        for number in range(60):
+            await stage.message(f"m{number}", None, channels[number % 12])
+        await eventually(lambda: len(receiver.events) == 60)
+        await stage.ask("POST", "webhooks", "hook", "replay", json={"from": receiver.events[0]["at"]})
+        await eventually(lambda: len(receiver.events) == 120)
+
+    assert receiver.seen("name") == [f"m{number}" for number in range(60)] * 2
