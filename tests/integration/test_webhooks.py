@@ -50,6 +50,7 @@ def hook_nodes(
     ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
     targets = {name: {"url": f"http://127.0.0.1:{port}/{name}?key=hunter2"} for name, port in ports.items()}
     targets["leaves"] |= {"types": ["leave"]}
+    targets["moody"] |= {"timeout_ms": 1000}
     targets["dead"] |= {"max_deliveries": 2}
     targets["small"] |= {"batch": 3}
     targets["inside"] |= {"url": f"http://localhost:{ports['inside']}/", "allow_private": None}

@@ -31,7 +31,7 @@ def write_targets(file: Path, targets: dict[str, Frame]) -> Path:
     for name, wishes in targets.items():
         usual = {"name": name, "secret": [SECRET, OLD_SECRET], "channels": f"{name}-*", "allow_private": True}
         lines.append("[[target]]")
-        for key, value in {**usual, "timeout_ms": 500, "backoff_ms": 50, **wishes}.items():
+        for key, value in {**usual, "timeout_ms": 20_000, "backoff_ms": 50, **wishes}.items():
             if value is not None:
                 lines.append(f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}")
     file.write_text("\n".join(lines) + "\n")
