@@ -31,7 +31,7 @@ class Note:
 
     @classmethod
     def parse(cls, text: bytes) -> Note:
-        """The note that another node, or this one, wrote."""
+        """The note that another node, or this one, wrote; of a newer version what this one knows."""
         fields = json.loads(text) if text else {}
         fields["ids"] = tuple(fields.get("ids", ()))
         return cls(**{name: value for name, value in fields.items() if name in cls.__slots__})
