@@ -10,8 +10,8 @@ from presence.errors import NotFound
 from presence.keys import Keys
 from presence.lua import Scripts
 
-LEASE_MS = 5_000
-RENEW_S = 1.0
+LEASE_MS = 3_000
+RENEW_S = 0.75
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,7 @@ async def failing(hooks: Hooks, name: str, error: str) -> object:
 
 async def healthy(hooks: Hooks, name: str) -> object:
     standing = await report(hooks, name)
-    idle = not standing["waiting"] and not standing["in_flight"]
+    idle = not (standing["waiting"] or standing["in_flight"] or standing["attempts"])
     return standing if idle and not standing["failing_since"] and standing["delivered_at"] else None
 
 
