@@ -71,11 +71,12 @@ class Standing:
         self._keys = keys.script(keys.partition(work))
         self._work = work
 
-    async def lead(self, node: str, note: Note | None = None, lease_ms: int = LEASE_MS) -> Note | None:
+    async def lead(self, node: str, note: Note | None = None, lease_ms: int | None = None) -> Note | None:
         """Take or renew the lease, and write the note if there is one; the note as it is then, None if another node has
         the lease. A lease of 0 gives it up."""
         text = "" if note is None else note.text
-        reply = await self._scripts.call("lead", self._keys, (self._work, node, lease_ms, text))
+        life_ms = LEASE_MS if lease_ms is None else lease_ms
+        reply = await self._scripts.call("lead", self._keys, (self._work, node, life_ms, text))
         return Note.parse(reply[2]) if reply[0] else None
 
     async def look(self) -> tuple[str | None, Note]:

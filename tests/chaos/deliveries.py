@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from presence import webhooks
 from presence.node import Node
 from presence.webhooks.course import Course
 from presence.webhooks.deliverer import Deliverer
@@ -14,6 +15,7 @@ from presence.webhooks.standing import Standing
 from tests.chaos.workbench import Workbench
 from tests.support.hooks import write_targets
 from tests.support.parts import Brake
+from tests.support.patches import changed
 from tests.support.receiver import Receiver
 from tests.support.waiting import eventually
 
@@ -129,6 +131,27 @@ async def who_lost_the_lease_unawares_sends_nothing_old_behind_what_is_new(bench
         await eventually(lambda: deliverer_of(old)._note is None, 5)
 
         assert receiver.seen("name") == ["first", "second"]
+
+
+async def a_receiver_that_takes_its_time_is_not_asked_by_another_node(bench: Workbench) -> None:
+    """An attempt lasts for many leases while a second node is ready to deliver."""
+    quick = (changed(webhooks.standing, "LEASE_MS", 800), changed(webhooks.deliverer, "RENEW_S", 0.05))
+    async with Receiver() as receiver:
+        with quick[0], quick[1]:
+            url = f"http://127.0.0.1:{receiver.port}/"
+            nodes = [await node_with_hook(bench, url) for _ in range(2)]
+            answered = asyncio.Event()
+            receiver.answers.append(answered)
+            for node in nodes:
+                deliverer_of(node).start()
+            await nodes[0].tracker.publish("hook-1", "slow", "null")
+            await eventually(lambda: receiver.calls, 5)
+            await bench.past(await bench.now_ms() + 2000)
+            answered.set()
+            await nodes[0].tracker.publish("hook-1", "next", "null")
+            await eventually(lambda: receiver.seen("name")[-1] == "next", 5)
+
+        assert receiver.seen("name") == ["slow", "next"]
 
 
 async def a_replay_does_not_send_what_is_under_way_before_what_it_begins_with(bench: Workbench) -> None:

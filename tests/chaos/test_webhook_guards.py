@@ -41,6 +41,11 @@ GUARDS = [
         HOLD,
     ),
     Guard(
+        "lease-kept-in-an-attempt",
+        deliveries.a_receiver_that_takes_its_time_is_not_asked_by_another_node,
+        Cut("presence.webhooks.deliverer:Deliverer._post", "await self._standing.lead(self._node)", "pass"),
+    ),
+    Guard(
         "hold-before-an-attempt-in-a-replay",
         deliveries.a_replay_does_not_send_what_is_under_way_before_what_it_begins_with,
         HOLD,
