@@ -13,6 +13,7 @@ from presence.errors import BadSetting
 from presence.examination import examine_redis
 from presence.findings import Findings, Problem
 from presence.settings import Settings
+from presence.webhooks import load_targets
 
 
 def run(settings: Settings) -> int:
@@ -57,6 +58,10 @@ def _look_at_settings(settings: Settings, findings: Findings) -> None:
             Authenticator(settings)
         except (BadSetting, OSError) as error:
             findings.add("bad_key", str(error), "correct PRESENCE_TOKEN_KEY_FILE or PRESENCE_TOKEN_SECRET")
+    try:
+        load_targets(settings.webhooks_file)
+    except BadSetting as error:
+        findings.add("bad_webhooks", str(error), "correct the file that PRESENCE_WEBHOOKS_FILE names")
     if 2 * settings.ping_ms > settings.ttl_ms:
         findings.add(
             "ping_too_slow",

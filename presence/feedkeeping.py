@@ -46,7 +46,7 @@ class FeedKeeping:
         self._scripts = scripts
         self._queues = queues
         self._keys = keys
-        self._kept = feed_kept(keys)
+        self._kept = feed_kept(settings, keys)
         self._most = settings.feed_max
         self._metrics = metrics
         self._level = settings.feed_max

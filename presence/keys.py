@@ -31,6 +31,7 @@ KINDS = {
     "dead": "stream",
     "again": "stream",
     "lost": "hash",
+    "lead": "hash",
     "bus": "pub/sub",
     "session": "hash",
     "user": "zset",

@@ -27,6 +27,7 @@ EVENT_KINDS = (
     ("update", ""),
     ("message", ""),
 )
+WEBHOOK_RESULTS = ("ok", "failed", "dead")
 # 0.25 s is the promise for an announced leave: it must be an edge, or the promise cannot be read off.
 LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 COMMAND_BUCKETS = (0.0005, 0.001, 0.0025, *LAG_BUCKETS)
@@ -130,5 +131,17 @@ class Metrics:
         )
         self.queue_lost = Gauge(
             "presence_queue_lost", "Events that had to go before a queue acknowledged them", registry=registry
+        )
+        attempts = Counter(
+            "presence_webhook_deliveries_total", "Attempts to deliver a batch of events", ["result"], registry=registry
+        )
+        self.webhook_deliveries = {name: attempts.labels(name) for name in WEBHOOK_RESULTS}
+        self.webhook_failing = Gauge(
+            "presence_webhook_failing", "Webhooks delivered by this node whose last attempt failed", registry=registry
+        )
+        self.webhook_lag = Gauge(
+            "presence_webhook_lag_seconds",
+            "Age of the oldest event that this node is about to deliver",
+            registry=registry,
         )
         self.feed_entries = Gauge("presence_feed_entries", "Events in the feed, over all partitions", registry=registry)

@@ -41,6 +41,7 @@ from presence.settings import Settings, masked_url
 from presence.takers import Takers
 from presence.topology import make_topology
 from presence.tracker import Tracker
+from presence.webhooks import Webhooks, load_targets
 from presence.wheel import Wheel
 
 log = logs.get(__name__)
@@ -73,6 +74,8 @@ class Node:
         self._work = Lanes(self.topology, self._sweeps.away)  # of back ends: a batch of 500 delays no client
         self.queues = Queues(Scripts(self._work), self.keys, self.metrics)
         self.takers = Takers(self.queues, self.keys)
+        targets = load_targets(settings.webhooks_file)
+        self.webhooks = Webhooks(targets, Scripts(self._work), self.queues, self.keys, self.name, self.metrics)
         self.feedkeeping = FeedKeeping(Scripts(self._work), self.queues, self.keys, settings, self.metrics)
         self._durable = Lanes(self.topology, self._sweeps.away, replicas=settings.durable_replicas)
         self.hub = Hub(self.tracker, self.metrics)
@@ -91,6 +94,7 @@ class Node:
             inboxes=self.inboxes,
             inflow=self.inflow,
             takers=self.takers,
+            webhooks=self.webhooks,
             doors=self._doors(),
             hub=self.hub,
             registry=self.registry,
@@ -137,6 +141,7 @@ class Node:
             if waited_s > 5:
                 waited_s = 0.0
                 log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
+        await self.webhooks.start()
         self._server = HTTPServer(
             make_application(self.services),
             max_header_size=32 * 1024,
@@ -178,6 +183,7 @@ class Node:
             self._server.stop()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._server.close_all_connections(), 1)
+        await self.webhooks.stop()
         await self.expiry.stop()
         await self.broker.stop()
         await self.registry.stop()
@@ -226,6 +232,7 @@ class Node:
         self.inflow.heard(event)
         self.registry.heard_event(event)
         self.takers.heard_event(event)
+        self.webhooks.heard_event(event)
 
     def _lost_data(self, partition: int) -> None:
         self.services.disturbed(partition)

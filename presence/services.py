@@ -20,6 +20,7 @@ from presence.queues import Queues
 from presence.settings import Settings
 from presence.takers import Takers
 from presence.tracker import Tracker
+from presence.webhooks import Webhooks
 from presence.wheel import NEVER, Wheel
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Services:
     inboxes: Inboxes
     takers: Takers
     inflow: Inflow
+    webhooks: Webhooks
     doors: Mapping[str, Doors]  # by durability: `accepted`, `durable`
     hub: Hub
     registry: Registry

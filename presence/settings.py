@@ -102,6 +102,12 @@ class Settings:
     feed_max: int = options.number(
         1_000_000, 100, 100_000_000, "events kept for queues that have not acknowledged them yet"
     )
+    feed_keep: int = options.number(
+        10_000, 100, 100_000_000, "events kept in any case, for queues that begin at the start and for replays"
+    )
+    webhooks_file: Path | None = field(
+        default=None, metadata=options.about(options.path, "TOML file that says where webhooks go; none: no webhooks")
+    )
     durable_replicas: int = options.number(
         1, 1, 100, "replicas that must have what is written with durability `durable`"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import Application
 
-from presence.handlers import api, commands, inboxes, longpoll, ops, pages, queues, websocket
+from presence.handlers import api, commands, inboxes, longpoll, ops, pages, queues, webhooks, websocket
 from presence.handlers.base import NotFoundHandler
 from presence.services import Services
 
@@ -31,6 +31,9 @@ ROUTES = [
     (r"/v1/queues/([^/]*)/(?:ack|release|extend)", queues.SettleHandler),
     (r"/v1/queues/([^/]*)/dead", queues.DeadHandler),
     (r"/v1/queues/([^/]*)/dead/requeue", queues.RequeueHandler),
+    (r"/v1/webhooks", webhooks.WebhooksHandler),
+    (r"/v1/webhooks/([^/]*)", webhooks.WebhookHandler),
+    (r"/v1/webhooks/([^/]*)/replay", webhooks.ReplayHandler),
     (r"/healthz", ops.HealthHandler),
     (r"/readyz", ops.ReadyHandler),
     (r"/metrics", ops.MetricsHandler),

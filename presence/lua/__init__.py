@@ -28,7 +28,7 @@ PARTS = {
     "renew": (),
     "queue_put": ("_feed",),
     "queue_drop": ("_feed",),
-    "queue_take": ("_feed",),
+    "queue_take": ("_feed", "_bury"),
     "queue_settle": ("_feed",),
     "queue_look": ("_feed",),
     "queue_dead": ("_feed",),
@@ -39,6 +39,10 @@ PARTS = {
     "inbox_ack": ("_inbox",),
     "inbox_erase": ("_inbox",),
     "inbox_pending": ("_view", "_inbox", "_keep"),
+    "queue_next": ("_feed", "_bury"),
+    "queue_bury": ("_feed", "_bury"),
+    "queue_rewind": ("_feed",),
+    "lead": (),
 }
 
 

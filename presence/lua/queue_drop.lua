@@ -9,6 +9,6 @@ for _, other in ipairs(groups_of(base .. 'feed')) do
     redis.call('XGROUP', 'DESTROY', base .. 'feed', group)
   end
 end
-redis.call('DEL', base .. 'lease:' .. group, base .. 'dead:' .. group, base .. 'again:' .. group, base .. 'there:' .. group)
+redis.call('DEL', base .. 'lease:' .. group, base .. 'dead:' .. group, base .. 'again:' .. group, base .. 'there:' .. group, base .. 'lead:' .. group)
 redis.call('HDEL', base .. 'lost', group)
 return {'ok', redis.call('HDEL', base .. 'queues', group)}

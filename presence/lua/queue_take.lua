@@ -20,32 +20,6 @@ local function give(source, id, deliveries, fields)
   taken[#taken + 1] = {source .. id, deliveries, fields}
 end
 
-local function lose(amount)
-  redis.call('HINCRBY', base .. 'lost', group, amount)
-end
-
-local function forget(source, id)
-  local stream = stream_of(group, source)
-  redis.call('XACK', stream, group, id)
-  redis.call('ZREM', leases, source .. id)
-  if source == 'a' then
-    redis.call('XDEL', stream, id)
-  end
-end
-
-local function bury(source, id, deliveries, fields)
-  local dead = base .. 'dead:' .. group
-  if redis.call('XLEN', dead) >= tonumber(ARGV[5]) then
-    redis.call('XTRIM', dead, 'MAXLEN', '=', tonumber(ARGV[5]) - 1)
-    lose(1)
-  end
-  fields[#fields + 1] = 'deliveries'
-  fields[#fields + 1] = deliveries
-  redis.call('XADD', dead, '*', unpack(fields))
-  forget(source, id)
-  buried = buried + 1
-end
-
 -- An entry whose lease has ended: again to somebody, or, delivered often enough, to the dead letters.
 local function again(source, id)
   local stream = stream_of(group, source)
@@ -54,10 +28,11 @@ local function again(source, id)
   if not held then
     redis.call('ZREM', leases, source .. id)
   elseif not row then
-    forget(source, id)
-    lose(1)
+    forget(group, source, id)
+    lose(group, 1)
   elseif held[4] >= queue.deliveries then
-    bury(source, id, held[4], row[2])
+    bury(group, source, id, held[4], row[2], tonumber(ARGV[5]))
+    buried = buried + 1
   else
     redis.call('XCLAIM', stream, group, consumer, '0', id)
     give(source, id, held[4] + 1, row[2])

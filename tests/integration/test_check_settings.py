@@ -82,3 +82,10 @@ def test_a_mistake_in_the_settings_is_named(
     found = asyncio.run(diagnose(dataclasses.replace(settings(redis_server.url), **changes)))
 
     assert [(problem.name, problem.fatal) for problem in found] == [(name, fatal)]
+
+
+def test_a_mistake_in_the_file_of_webhooks_is_named(redis_server: RedisServer, tmp_path: Path) -> None:
+    file = tmp_path / "webhooks.toml"
+    file.write_text("[[target]]\nname = 'billing'\n")
+
+    assert list(problems(redis_server.url, webhooks_file=file)) == ["bad_webhooks"]

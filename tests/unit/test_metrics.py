@@ -28,6 +28,9 @@ NAMES = {
     "presence_queue_dead_letters",
     "presence_queue_lost",
     "presence_feed_entries",
+    "presence_webhook_deliveries",
+    "presence_webhook_failing",
+    "presence_webhook_lag_seconds",
 }
 
 
