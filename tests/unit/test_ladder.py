@@ -75,7 +75,7 @@ def test_a_module_imports_only_from_lower_rungs(path: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("library", "allowed"), [("tornado", TORNADO), ("redis", REDIS)])
+@pytest.mark.parametrize(("library", "allowed"), [("tornado", TORNADO), ("redis", REDIS), ("httpx", {"client"})])
 def test_only_the_named_modules_know_a_library(library: str, allowed: set[str]) -> None:
     users = {unit(path) for path in FILES if any(name.split(".")[0] == library for name in imported(path))}
 
