@@ -112,13 +112,13 @@ class Unreachable(PresenceError):
 
 
 _KINDS = {kind.known_as: kind for kind in PresenceError.__subclasses__() if kind is not Unreachable}
-_AWAY = (502, 503, 504)  # without a problem of ours in it, a proxy says so
+_OF_PROXIES = {413: "too_large", 429: "limit", 502: "unavailable", 503: "unavailable", 504: "unavailable"}
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> PresenceError:
     """The error that an answer stands for, also one that a proxy made."""
     problem = _problem(body)
-    code = problem.get("code") or ("unavailable" if status in _AWAY else f"http_{status}")
+    code = problem.get("code") or _OF_PROXIES.get(status, f"http_{status}")
     kind = _KINDS.get(code, PresenceError)
     return kind(status, code, problem.get("detail", ""), _seconds(headers.get("Retry-After")))
 
