@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TAKEN_AT_ONCE = 500
 LONGEST_BACK_OFF_S = 300.0
+SHORTEST_BACK_OFF_MS = 100  # the server knows no shorter lease
 AWAY = Patience(first_s=0.2, longest_s=10.0)
 
 log = logging.getLogger("presence.client")
@@ -75,7 +76,7 @@ class Terms:
     def back_off_ms(self, deliveries: int) -> int:
         """When an event comes back whose handling failed for the so-many-th time."""
         longest = min(LONGEST_BACK_OFF_S, self.back_off_s * 2.0 ** min(deliveries - 1, 20))
-        return max(1000, int(1000 * longest * random.uniform(0.75, 1)))
+        return max(SHORTEST_BACK_OFF_MS, int(1000 * longest * random.uniform(0.75, 1)))
 
 
 class AsyncWorker:

@@ -26,11 +26,18 @@ class Middle:
         """So many of the next answers get lost: the server has got the request, the client only an end."""
         self.away = False
         """Whether connections end at once."""
+        self._ends: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End all connections."""
+        for end in self._ends:
+            _end(end)
 
     def close(self) -> None:
         """End it."""
         self._listener.close()
+        self.cut()
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +57,7 @@ class Middle:
 
     def _pass_on(self, near: socket.socket) -> None:
         far = socket.create_connection(self._target)
+        self._ends += (near, far)
         threading.Thread(target=self._pass_back, args=(far, near), daemon=True).start()
         with near, far, contextlib.suppress(OSError):
             while part := near.recv(1 << 20):
@@ -64,6 +72,10 @@ class Middle:
                     self.lose -= 1
                     break
                 near.sendall(part)
-        for end in (near, far):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+        _end(near)
+        _end(far)
+
+
+def _end(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
