@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -119,7 +120,7 @@ def test_what_fails_comes_back_later_with_everything_else_going_on(bench: Bench,
 
     bad = [(deliveries, at) for data, deliveries, at in seen if data == "bad"]
     assert [deliveries for deliveries, _ in bad] == [1, 2, 3]
-    pauses_s = [later - earlier for (_, earlier), (_, later) in zip(bad, bad[1:], strict=False)]
+    pauses_s = [later - earlier for (_, earlier), (_, later) in pairwise(bad)]
     assert pauses_s[0] >= 0.3
     assert pauses_s[1] >= 0.6
     assert [data for data, *_ in seen].count("good") == 1
