@@ -87,7 +87,7 @@ class AsyncClient:
         retries: int = 5,
         retry_within_s: float = 30.0,
         verify: ssl.SSLContext | bool = True,
-        connections: int = 100,
+        connections: int = 10,
     ) -> None:
         """As `Client`."""
         self._open(Place(url, api_key, timeout_s, Patience(retries, retry_within_s), verify, connections))

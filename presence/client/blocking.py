@@ -88,10 +88,11 @@ class Client:
         retries: int = 5,
         retry_within_s: float = 30.0,
         verify: ssl.SSLContext | bool = True,
-        connections: int = 100,
+        connections: int = 10,
     ) -> None:
         """Connect when first asked. `retries` further attempts, none of them later than `retry_within_s`; `verify`: as
-        in httpx, how the server's certificate is checked."""
+        in httpx, how the server's certificate is checked. So many `connections`, so many calls at a time: others wait
+        for their turn, and a `take` that waits holds one."""
         patience = Patience(retries, retry_within_s)
         self.place = Place(url, api_key, timeout_s, patience, verify, connections)
         self._http = httpx.Client(**self.place.options())
