@@ -26,7 +26,7 @@ class PresenceError(Exception):
     @property
     def passes(self) -> bool:
         """Whether the same call may succeed later without any change."""
-        return isinstance(self, (Unavailable, Unreachable, LimitExceeded))
+        return isinstance(self, (Unreachable, LimitExceeded)) or self.status >= 500
 
 
 class BadRequest(PresenceError):

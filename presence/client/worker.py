@@ -7,6 +7,7 @@ away, and end the worker when it refuses for good (no such queue, a bad key).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -33,6 +34,7 @@ TAKEN_AT_ONCE = 500
 LONGEST_BACK_OFF_S = 300.0
 SHORTEST_BACK_OFF_MS = 100  # the server knows no shorter lease
 AWAY = Patience(first_s=0.2, longest_s=10.0)
+LONGEST_PAUSE_S = 60.0  # whatever a server asks for
 
 log = logging.getLogger("presence.client")
 
@@ -175,7 +177,12 @@ class AsyncWorker:
         wait_ms = min(terms.wait_ms, terms.lease_ms // 3)
         count = min(self._holding.room, TAKEN_AT_ONCE)
         call = queue_calls.take(self._group, self.consumer, count, wait_ms=wait_ms, lease_ms=terms.lease_ms)
-        sent_s, events = await self._ask(call)
+        try:
+            sent_s, events = await self._ask(call, until_stopped=True)
+        except PresenceError as error:
+            if error.passes:
+                return
+            raise
         self._holding.add(events, sent_s)
         self._begin()
 
@@ -198,13 +205,8 @@ class AsyncWorker:
         return self._taking is not None and self._taking.done()
 
     async def _change(self, within_s: float) -> None:
-        if not self._changed.is_set() and within_s > 0:
-            # asyncio.wait_for would need a task for each of the many short waits of a busy worker.
-            timer = asyncio.get_running_loop().call_later(within_s, self._changed.set)
-            try:
-                await self._changed.wait()
-            finally:
-                timer.cancel()
+        if within_s > 0:
+            await _happens(self._changed, within_s)
         self._changed.clear()
 
     async def _carry_out(self, orders: list[Order]) -> None:
@@ -221,22 +223,25 @@ class AsyncWorker:
             return queue_calls.release(self._group, self.consumer, order.ids)
         return queue_calls.extend(self._group, self.consumer, order.ids, lease_ms=order.lease_ms)
 
-    async def _ask(self, call: Call[T]) -> tuple[float, T]:
-        """When the call was sent (monotonic) and its answer; again for as long as the server is away."""
+    async def _ask(self, call: Call[T], *, until_stopped: bool = False) -> tuple[float, T]:
+        """When the call was sent (monotonic) and its answer; again while the server is away, or only until the worker
+        is told to stop."""
         failures = 0
         while True:
             sent_s = time.monotonic()
             try:
-                answer = await self._client.once(call)
+                return sent_s, await self._client.once(call)
             except PresenceError as error:
-                if not error.passes:
+                if not error.passes or (until_stopped and self._stopping.is_set()):
                     raise
                 failures += 1
                 if failures == 1:
                     log.warning("the server is away, the worker goes on asking: %s", error)
-                await asyncio.sleep(AWAY.pause_s(failures, error.retry_after_s))
+                pause_s = min(AWAY.pause_s(failures, error.retry_after_s), LONGEST_PAUSE_S)
+            if until_stopped:
+                await _happens(self._stopping, pause_s)
             else:
-                return sent_s, answer
+                await asyncio.sleep(pause_s)
 
     def _begin(self) -> None:
         while len(self._running) < self._terms.concurrency and not self._stopping.is_set():
@@ -265,3 +270,10 @@ class AsyncWorker:
         self._running.discard(task)
         self._changed.set()
         self._begin()
+
+
+async def _happens(event: asyncio.Event, within_s: float) -> None:
+    """Return when the event is set or the time is over."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await event.wait()

@@ -238,6 +238,19 @@ def test_a_worker_goes_on_when_the_server_is_back(make_bench: Callable[..., Benc
     assert bench.handled == ["before", "during"]
 
 
+def test_an_idle_worker_stops_at_once_when_the_server_is_away(make_bench: Callable[..., Bench], stage: Stage) -> None:
+    with Middle(stage.a.url) as middle:
+        bench = make_bench(middle.url)
+        with bench.queue.worker(bench.note, **QUICK):
+            wait_until(lambda: middle.requests, "it has asked")
+            middle.away = True
+            middle.cut()
+            connections = middle.connections
+            wait_until(lambda: middle.connections >= connections + 3, "it has tried for a while")
+            began = time.monotonic()
+    assert time.monotonic() - began < 2
+
+
 def test_a_worker_ends_with_its_queue_and_says_so(bench: Bench) -> None:
     with pytest.raises(client.NotFound), bench.queue.worker(bench.note, **QUICK) as worker:
         bench.publish("one")
