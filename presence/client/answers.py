@@ -94,12 +94,28 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """What waits for a user in one channel: `cursor` is what to acknowledge, `missed` counts events that are gone."""
+    """What waits for a user in one channel.
+
+    `cursor` is what to acknowledge when all of it is dealt with; its epoch stands in the events, of which the first
+    may be of an earlier one. `missed` counts events that are gone; `recovered` False: nobody knows how many are.
+    """
 
     channel: str
     cursor: str
     events: tuple[Event, ...]
     missed: int = 0
+    recovered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """What waits for a user, `@inbox` first; `more`: there was no room for all, so acknowledge and look again."""
+
+    channels: tuple[Pending, ...]
+    more: bool = False
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self.channels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from presence.client.answers import Channel, History, Member, Page, Pending, Put, Row, User, build, events_of
+from presence.client.answers import Channel, History, Inbox, Member, Page, Pending, Put, Row, User, build, events_of
 
 T = TypeVar("T")
 Object = Mapping[str, Any]
@@ -153,26 +153,28 @@ def send(
     return _message(path_of("users", user, "messages"), name, data, durability, idempotency_key)
 
 
-def subscribe(channel: str, user: str) -> Call[None]:
-    """Keep what happens in the channel from now on for this user."""
-    return Call("PUT", path_of("channels", channel, "subscribers", user), nothing)
+def subscribe(channel: str, user: str, *, durability: Durability | None = None) -> Call[None]:
+    """Keep what happens in the channel from now on for this user; a repetition changes nothing."""
+    path = path_of("channels", channel, "subscribers", user)
+    return Call("PUT", path, nothing, body=given(durability=durability))
 
 
-def unsubscribe(channel: str, user: str) -> Call[None]:
+def unsubscribe(channel: str, user: str, *, durability: Durability | None = None) -> Call[None]:
     """End that."""
-    return Call("DELETE", path_of("channels", channel, "subscribers", user), nothing)
+    path = path_of("channels", channel, "subscribers", user)
+    return Call("DELETE", path, nothing, query=given(durability=durability))
 
 
-def inbox(user: str, limit: int | None = None) -> Call[list[Pending]]:
+def inbox(user: str, limit: int | None = None) -> Call[Inbox]:
     """What waits for the user, by channel and in order; looking at it moves nothing."""
     path, query = path_of("users", user, "inbox"), given(limit=limit)
-    return Call("GET", path, lambda row: [_pending(one) for one in row["channels"]], query=query)
+    return Call("GET", path, _inbox, query=query)
 
 
-def ack_inbox(user: str, channel: str, cursor: str) -> Call[None]:
-    """The user has what is in the channel up to this cursor; never moves backwards."""
-    path, body = path_of("users", user, "inbox", "ack"), {"channel": channel, "cursor": cursor}
-    return Call("POST", path, nothing, body=body)
+def ack_inbox(user: str, channel: str, cursor: str, *, durability: Durability | None = None) -> Call[None]:
+    """The user has what is in the channel (`@inbox`: sent to them) up to this cursor; never moves backwards."""
+    body = {"channel": channel, "cursor": cursor, **given(durability=durability)}
+    return Call("POST", path_of("users", user, "inbox", "ack"), nothing, body=body)
 
 
 def erase_user(user: str) -> Call[None]:
@@ -218,8 +220,10 @@ def _user(row: Row) -> User:
     return build(User, row, channels=tuple(row["channels"]))
 
 
+def _inbox(row: Row) -> Inbox:
+    return Inbox(tuple(_pending(one) for one in row["channels"]), bool(row.get("more", False)))
+
+
 def _pending(row: Row) -> Pending:
     epoch = str(row["cursor"]).rpartition(":")[0]
-    return build(
-        Pending, row, events=events_of([{"epoch": epoch, **one, "channel": row["channel"]} for one in row["events"]])
-    )
+    return build(Pending, row, events=events_of(row["events"], channel=row["channel"], epoch=epoch))

@@ -133,6 +133,33 @@ def test_a_value_that_is_no_json_is_not_sent(stage: Stage, back_end: Any) -> Non
     assert back_end.history(stage.channel).events == ()
 
 
+def test_what_waits_for_a_user_is_read_and_acknowledged(stage: Stage, back_end: Any) -> None:
+    user = stage.name("user")
+    back_end.publish(stage.channel, "note", "before")
+    back_end.subscribe(stage.channel, user)
+    back_end.subscribe(stage.channel, user)
+    first = back_end.publish(stage.channel, "note", 1)
+    back_end.publish(stage.channel, "note", 2)
+    letter = back_end.send(user, "letter", {"n": 3}, idempotency_key="a-letter")
+    assert back_end.send(user, "letter", {"n": 3}, idempotency_key="a-letter") == letter
+
+    inbox = back_end.inbox(user)
+    assert inbox.more is False
+    mine, notes = inbox
+    assert (mine.channel, mine.cursor, [event.data for event in mine.events]) == ("@inbox", letter, [{"n": 3}])
+    assert (notes.channel, notes.missed, notes.recovered) == (stage.channel, 0, True)
+    assert [(event.cursor, event.data) for event in notes.events][0] == (first, 1)
+    assert back_end.inbox(user, 1).more is True
+    back_end.ack_inbox(user, "@inbox", mine.cursor)
+    back_end.ack_inbox(user, stage.channel, first)
+    (left,) = back_end.inbox(user)
+    assert [event.data for event in left.events] == [2]
+    back_end.unsubscribe(stage.channel, user)
+    assert list(back_end.inbox(user)) == []
+    with pytest.raises(client.NotFound):
+        back_end.ack_inbox(user, stage.channel, first)
+
+
 def test_a_queue_from_its_making_to_its_end(stage: Stage, back_end: Any) -> None:
     queue = back_end.queue(stage.name("queue"))
     queue.create(types=["leave"], channels=stage.channel, max_deliveries=1)

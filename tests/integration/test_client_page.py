@@ -100,6 +100,12 @@ def test_the_worker_in_a_loop_hears_its_message(node: Node, tmp_path: Path) -> N
     assert python(2, node, tmp_path).wait() == "message greeting hello\n"
 
 
+def test_what_waits_for_a_user_is_printed(node: Node, tmp_path: Path) -> None:
+    printed = python(3, node, tmp_path).wait()
+
+    assert printed == "@inbox [{'due': 12}] 0\nnews ['Moon landing'] 0\n"
+
+
 def test_the_worker_takes_ten_lines() -> None:
     lines = [line for line in blocks(PAGE, "python")[1].splitlines() if line]
 
