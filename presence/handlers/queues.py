@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
+
+from tornado.http1connection import HTTP1Connection
 
 from presence import codec
 from presence.errors import BadRequest, Forbidden
@@ -74,11 +76,15 @@ class TakeHandler(QueueApiHandler):
         count = codec.integer(body.get("count", DEFAULT_TAKEN), "count", 1, MAX_TAKEN)
         wait_ms = codec.integer(body.get("wait_ms", 0), "wait_ms", 0, MAX_WAIT_MS)
         lease_ms = _lease_ms(body, DEFAULT_LEASE_MS)
+        if self._client_is_gone():  # before this request was read: then on_connection_close does not come
+            return
         takers = self.services.takers
         self._taking = asyncio.ensure_future(takers.take(group, consumer, count, wait_ms, lease_ms))
         takers.answering += 1
         try:
             events = await self._taking
+            if events and self._client_is_gone():
+                await self.services.queues.settle(group, consumer, "release", [event["id"] for event in events])
             self.write_json_text(page_text({}, "events", [codec.compact(event) for event in events]))
         except asyncio.CancelledError:
             return  # nobody is there any more
@@ -88,6 +94,9 @@ class TakeHandler(QueueApiHandler):
     def on_connection_close(self) -> None:
         if self._taking is not None:
             self._taking.cancel()
+
+    def _client_is_gone(self) -> bool:
+        return cast(HTTP1Connection, self.request.connection).stream.closed()
 
 
 class SettleHandler(QueueApiHandler):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support import tokens
 from tests.support.clients import Frame
 from tests.support.queues import WorkQueue, come_and_go
 from tests.support.stage import Stage
@@ -270,3 +273,25 @@ async def test_channel_and_queue_names_are_taken_literally(stage: Stage) -> None
 
     assert await queue.say("ack", [event["id"]], "{*}|/") == ([event["id"]], [])
     assert (await stage.api("DELETE", "queues", queue.name)).status == 204
+
+
+@run_async
+async def test_who_goes_right_after_asking_takes_nothing_along(stage: Stage) -> None:
+    queue = await WorkQueue(stage).open()
+    body = json.dumps({"consumer": "gone", "count": 10, "wait_ms": 10_000}).encode()
+    lines = f"Host: x\r\nAuthorization: Bearer {tokens.API_KEY}\r\nContent-Type: application/json\r\n"
+    look = f"GET /v1/queues/{queue.name} HTTP/1.1\r\n{lines}\r\n"
+    ask = f"POST /v1/queues/{queue.name}/take HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+    place = urlsplit(stage.a.url)
+
+    for number in range(10):
+        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        writer.write(look.encode())  # the second request of a connection is read together with its end
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ask.encode() + body)
+        writer.close()
+        await writer.wait_closed()
+        await stage.message("work", number)
+
+    events = await queue.take(wait_ms=2000)
+    assert len(events) >= 9  # a script that was on its way may have come too late to be called back
