@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import queue
 import signal
 import threading
@@ -23,6 +24,8 @@ class Worker:
     """A worker whose handlers are plain functions, called from `concurrency` threads. `with` starts and stops it."""
 
     def __init__(self, place: Place, group: str, handle: Callable[[Event], object], terms: Terms) -> None:
+        if inspect.iscoroutinefunction(handle):  # it would be acknowledged without ever having run
+            raise TypeError("a coroutine as handler needs the worker of an AsyncClient")
         self._place = place
         self._group = group
         self._handle = handle

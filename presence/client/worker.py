@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TAKEN_AT_ONCE = 500
 LONGEST_BACK_OFF_S = 300.0
-SHORTEST_BACK_OFF_MS = 100  # the server knows no shorter lease
+SHORTEST_LEASE_MS = 100  # that the server knows
 AWAY = Patience(first_s=0.2, longest_s=10.0)
 LONGEST_PAUSE_S = 60.0  # whatever a server asks for
 
@@ -70,6 +70,10 @@ class Terms:
     stop_within_s: float = 30.0
     consumer: str = ""
 
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.wait_ms < 0 or self.lease_ms < SHORTEST_LEASE_MS:
+            raise ValueError(f"{self}: concurrency must be at least 1, lease_ms {SHORTEST_LEASE_MS}, wait_ms 0")
+
     @property
     def most(self) -> int:
         """How many events may be held."""
@@ -78,7 +82,7 @@ class Terms:
     def back_off_ms(self, deliveries: int) -> int:
         """When an event comes back whose handling failed for the so-many-th time."""
         longest = min(LONGEST_BACK_OFF_S, self.back_off_s * 2.0 ** min(deliveries - 1, 20))
-        return max(SHORTEST_BACK_OFF_MS, int(1000 * longest * random.uniform(0.75, 1)))
+        return max(SHORTEST_LEASE_MS, int(1000 * longest * random.uniform(0.75, 1)))
 
 
 class AsyncWorker:

@@ -10,6 +10,7 @@ import pytest
 
 from presence import client
 from presence.client import AsyncClient, Client
+from presence.errors import ERRORS
 from tests.support import tokens
 from tests.support.back_ends import KINDS, make_back_end
 from tests.support.stage import Stage
@@ -187,6 +188,12 @@ def test_a_queue_from_its_making_to_its_end(stage: Stage, back_end: Any) -> None
     queue.end()
     with pytest.raises(client.NotFound):
         queue.take("one")
+
+
+def test_every_code_of_the_server_has_its_exception() -> None:
+    known = {kind.known_as for kind in client.PresenceError.__subclasses__()}
+
+    assert known == {*ERRORS, "unreachable"}
 
 
 def test_both_clients_have_the_same_calls_and_say_what_they_take() -> None:

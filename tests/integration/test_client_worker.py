@@ -314,3 +314,17 @@ def test_a_worker_outlives_a_restart_of_its_node(
             nodes_on(fresh_redis.url, 1, port=port)
             back_end.publish("room", "work", "after")
             wait_until(lambda: handled == ["before", "after"], "the second is handled")
+
+
+def test_a_worker_that_could_do_nothing_is_refused() -> None:
+    async def handle(event: client.Event) -> None:
+        """Never runs."""
+
+    with client.Client("http://127.0.0.1:1", "key") as back_end:
+        queue = back_end.queue("work")
+        with pytest.raises(TypeError, match="AsyncClient"):
+            queue.worker(handle)
+        with pytest.raises(ValueError, match="concurrency"):
+            queue.worker(print, concurrency=0)
+        with pytest.raises(ValueError, match="lease_ms"):
+            queue.worker(print, lease_ms=50)
