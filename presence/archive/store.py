@@ -28,6 +28,7 @@ DRIVERS = {
     "mariadb": "mariadb+pymysql",
 }
 SIGNALLED = 1644  # MariaDB, MySQL: a trigger or procedure refused the row by SIGNAL
+READING = "presence_reading"
 USERS_AT_ONCE = 500  # in one statement
 
 
@@ -143,7 +144,7 @@ class Store:
         self._engine.dispose()
 
     def _asking(self) -> _Asking:
-        return _Asking(self._engine)
+        return _Asking(self._engine.execution_options(**{READING: True}))
 
 
 class _Asking:
@@ -280,4 +281,5 @@ def _tune_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        # Who will write says so at once: a reader that turns writer finds that it read too early, and must give up.
+        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READING) else "BEGIN IMMEDIATE")

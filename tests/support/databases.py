@@ -75,7 +75,7 @@ class SqlServer:
         execute(self.url(self.first), f"CREATE DATABASE {name}", autocommit=True)
         return self.url(name)
 
-    first = ""
+    first = ready_words = ""
 
     def halt(self) -> None:
         """End the process in an orderly way, cutting all connections; `start` brings it back with its data."""
@@ -99,7 +99,7 @@ class SqlServer:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def _launch(self, *command: str) -> None:
-        with self.log.open("ab") as log:
+        with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 user=self.user,
@@ -107,24 +107,22 @@ class SqlServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         wait_until(self._answers, f"{command[0]} answers: {self.log}", 60)
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self.log.read_text(errors="replace")[-2000:]
-        try:
-            execute(self.url(self.first), "SELECT 1")
-        except Exception:
-            return False
-        return True
+        said = self.log.read_text(errors="replace")
+        assert self._process.poll() is None, said[-2000:]
+        return self.ready_words in said  # who connects earlier leaves a socket behind
 
 
 class Postgres(SqlServer):
     """PostgreSQL, whichever version is installed."""
 
     first = "postgres"
+    ready_words = "ready to accept connections"
     end_signal = signal.SIGINT  # "fast": what restarting the service does
 
     def __init__(self) -> None:
@@ -148,6 +146,7 @@ class MariaDb(SqlServer):
     """MariaDB, or MySQL's successor of that name."""
 
     first = "mysql"
+    ready_words = "ready for connections"
 
     def __init__(self) -> None:
         self.program = need_program("mariadbd")
@@ -217,5 +216,5 @@ def execute(url: str, *statements: str, autocommit: bool = False) -> list[Any]:
         engine.dispose()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
