@@ -161,6 +161,13 @@ def database(databases: Any, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def archive_stage(nodes_on: Callable[..., list[Node]], redis_server: RedisServer, tmp_path: Path) -> Any:
+    """A maker of stages with an archive: `archive_stage(database, ttl_ms=1000)`."""
+    support = pytest.importorskip("tests.support.archivist", reason="needs the extra `archive`", exc_type=ImportError)
+    return support.ArchiveStages(nodes_on, redis_server, tmp_path)
+
+
+@pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
     """pytest-tornado's loop, made current in asyncio's way: Tornado's own `make_current` warns."""
     loop = IOLoop(make_current=False)

@@ -1,19 +1,26 @@
-"""A worker of the archive under test, started as an operator starts it: `python -m presence archive`."""
+"""Workers of the archive under test, started as an operator starts them: `python -m presence archive`."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from presence.client import AsyncClient
 from tests.support import tokens
+from tests.support.clients import Frame
 from tests.support.databases import die_with_parent, execute
 from tests.support.node import ROOT, Node
-from tests.support.waiting import wait_until
+from tests.support.redis_server import RedisServer
+from tests.support.stage import Stage
+from tests.support.waiting import eventually, wait_until
 
 
 class ArchiveWorker:
@@ -92,3 +99,120 @@ def count(database: str) -> int:
         return int(execute(database, "SELECT count(*) FROM ended_presences")[0][0])
     except Exception:
         return 0
+
+
+class ArchiveStage(Stage):
+    """A stage whose nodes look into a database, and workers that fill it."""
+
+    def __init__(self, nodes: list[Node], redis: RedisServer, prefix: str, database: str, folder: Path) -> None:
+        super().__init__(nodes, redis)
+        self.database = database
+        self.prefix = prefix
+        self.workers: list[ArchiveWorker] = []
+        self._folder = folder
+        self._departing: asyncio.Task[None] | None = None
+
+    def work(self, *arguments: str, database: str = "") -> ArchiveWorker:
+        """One more worker. It ends with the test."""
+        self.workers.append(ArchiveWorker(self._folder, self.a, database or self.database, *arguments))
+        return self.workers[-1]
+
+    async def enter(self, user: str, **body: Any) -> None:
+        """A back end makes the user a member."""
+        await self.ask("PUT", "channels", self.channel, "members", user, json=body)
+
+    async def go(self, user: str) -> None:
+        """A back end ends it."""
+        assert (await self.ask("DELETE", "channels", self.channel, "members", user))["left"]
+
+    async def come_and_go(self, users: Sequence[str], state: Any = None) -> None:
+        """All of them come and leave, many at once."""
+        async with AsyncClient(self.a.url, tokens.API_KEY, connections=20) as client:
+            turns = asyncio.Semaphore(20)
+
+            async def one(user: str) -> None:
+                async with turns:
+                    await client.put_member(self.channel, user, state=state)
+                    await client.remove_member(self.channel, user)  # in a burst some may time out before
+
+            await asyncio.gather(*map(one, users))
+
+    def depart(self, users: Sequence[str]) -> asyncio.Task[None]:
+        """The same in the background; it ends with the test."""
+        self._departing = asyncio.get_running_loop().create_task(self.come_and_go(users))
+        return self._departing
+
+    async def archived(self, number: int, within_s: float = 20.0) -> list[dict[str, Any]]:
+        """Wait for that many rows; they are one for each (channel, user, generation)."""
+        await eventually(lambda: count(self.database) >= number, within_s, 0.05, what=f"{number} rows")
+        found = rows(self.database)
+        assert len(found) == number
+        assert len({(row["channel"], row["user_id"], row["generation"]) for row in found}) == number
+        return found
+
+    async def settled(self, within_s: float = 20.0) -> Frame:
+        """Wait until the queue has nothing more; how it stands."""
+
+        async def look() -> Frame | None:
+            standing = await self.standing()
+            return standing if standing["waiting"] == standing["in_flight"] == 0 else None
+
+        return dict(await eventually(look, within_s, 0.05, what="an empty queue"))
+
+    async def standing(self) -> Frame:
+        """The queue in numbers."""
+        return dict(await self.ask("GET", "queues", "archive"))
+
+    async def last_seen(self, user: str) -> int | None:
+        """What a back end is told."""
+        answer = await self.ask("GET", "users", user)
+        return None if answer["last_seen"] is None else int(answer["last_seen"])
+
+    def forget(self, *kinds: str) -> int:
+        """Delete keys of these kinds, as their expiry would."""
+        client = self.redis.client()
+        keys = [key for kind in kinds for key in client.scan_iter(f"{self.prefix}:*:{kind}:*", count=1000)]
+        return int(client.delete(*keys)) if keys else 0
+
+    async def aclose(self) -> None:
+        """End all clients and workers."""
+        await super().aclose()
+        if self._departing is not None:
+            self._departing.cancel()
+            await asyncio.gather(self._departing, return_exceptions=True)
+        for worker in self.workers:
+            worker.kill()
+
+    def verify(self) -> None:
+        """As `Stage.verify`; and no worker may have met what nobody expects."""
+        super().verify()
+        complaints = [line for worker in self.workers for line in worker.complaints()]
+        assert not complaints, "\n".join(complaints)
+
+
+class ArchiveStages:
+    """Makes stages on the shared Redis, each with a deployment of its own: `archive_stage(database, ttl_ms=1000)`."""
+
+    def __init__(self, start: Callable[..., list[Node]], redis: RedisServer, folder: Path) -> None:
+        self._start = start
+        self._redis = redis
+        self._folder = folder
+        self._made: list[ArchiveStage] = []
+
+    def __call__(self, database: str, nodes: int = 1, **settings: Any) -> ArchiveStage:
+        """Start nodes; `archive_url` is the database unless something else is said."""
+        prefix = secrets.token_hex(4)
+        options = {"key_prefix": prefix, "archive_url": database, "partitions": 4, **settings}
+        made = self._start(self._redis.url, nodes, **options)
+        self._made.append(ArchiveStage(made, self._redis, prefix, database, self._folder))
+        return self._made[-1]
+
+    async def aclose(self) -> None:
+        """End all clients and workers of all stages."""
+        for stage in self._made:
+            await stage.aclose()
+
+    def verify(self) -> None:
+        """As `ArchiveStage.verify`, for all stages."""
+        for stage in self._made:
+            stage.verify()
