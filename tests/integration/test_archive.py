@@ -4,14 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.clients import Frame
+pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
+
+from tests.support.archivist import ArchiveStage, ArchiveWorker
+from tests.support.clients import TRANSPORTS, Frame
+from tests.support.node import Node
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually, run_async
 
 NOBODY_THERE = "mysql://nobody:secret@127.0.0.1:1/none"
+
+
+@pytest.fixture(scope="module")
+def shared(
+    databases: Any, redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Shared]]:
+    """One node and one worker for each kind of database, for all tests that leave them as they are."""
+    made: dict[str, Shared] = {}
+
+    def of(kind: str) -> Shared:
+        if kind not in made:
+            folder, prefix, database = tmp_path_factory.mktemp(kind), secrets.token_hex(4), databases.of(kind).fresh()
+            node = Node.start(folder, redis_server.url, key_prefix=prefix, archive_url=database, partitions=4)
+            made[kind] = Shared(node, prefix, database, ArchiveWorker(folder, node, database).ready())
+        return made[kind]
+
+    yield of
+    for each in made.values():
+        each.worker.kill()
+        each.node.kill()
+        assert not each.worker.complaints() + each.node.complaints()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A deployment with an archive."""
+
+    node: Node
+    prefix: str
+    database: str
+    worker: ArchiveWorker
+
+
+@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
+def stage(request: pytest.FixtureRequest, shared: Any, redis_server: RedisServer, tmp_path: Path) -> ArchiveStage:
+    """A channel of its own on a shared node, with every kind of database in turn."""
+    found: Shared = shared(request.param)
+    return ArchiveStage([found.node], redis_server, found.prefix, found.database, tmp_path)
+
+
+@pytest.fixture
+def on_sqlite(shared: Any, redis_server: RedisServer, tmp_path: Path) -> ArchiveStage:
+    """The same with SQLite only."""
+    found: Shared = shared("sqlite")
+    return ArchiveStage([found.node], redis_server, found.prefix, found.database, tmp_path)
 
 
 @pytest.fixture
@@ -21,11 +75,9 @@ def sqlite(databases: Any) -> str:
 
 
 @run_async
-async def test_an_ended_session_is_archived_with_all_that_was_known_of_it(archive_stage: Any, database: str) -> None:
-    stage = archive_stage(database)
+async def test_an_ended_session_is_archived_with_all_that_was_known_of_it(stage: ArchiveStage) -> None:
     await stage.enter("ann", info={"n": "Ann"}, state={"mood": "fine"})
     await stage.enter("ben", ttl_ms=1000)
-    stage.work().ready()
 
     await stage.go("ann")
     ann, ben = sorted(await stage.archived(2), key=lambda row: str(row["user_id"]))
@@ -41,39 +93,30 @@ async def test_an_ended_session_is_archived_with_all_that_was_known_of_it(archiv
 
 
 @run_async
-async def test_what_ended_before_the_first_worker_came_is_archived_too(archive_stage: Any, sqlite: str) -> None:
-    stage = archive_stage(sqlite)
-    await stage.come_and_go(["ann", "ben"])
-
-    stage.work().ready()
-
-    await stage.archived(2)
-
-
-@run_async
 async def test_last_seen_is_hot_or_in_the_queue_or_archived_at_every_instant(archive_stage: Any, sqlite: str) -> None:
     stage = archive_stage(sqlite)
-    first = stage.work().ready()
-    first.stop()
+    assert (await stage.api("PUT", "queues", "archive", json={"types": ["leave"]})).status == 204
     await stage.come_and_go(["ann"])
     assert await stage.last_seen("ann") is not None
     left = (await stage.log())[-1]["last_seen"]
-    seen, going = [], True
+    seen: list[int | None] = []
+    assert stage.forget("user")  # as after a day
 
     async def watch() -> None:
-        while going:
+        while True:
             seen.append(await stage.last_seen("ann"))
 
-    assert stage.forget("user")  # as after a day
     watching = asyncio.create_task(watch())
-    await eventually(lambda: seen)
-    stage.work()
-    await stage.archived(1)
-    await stage.settled()
-    number = len(seen)
-    await eventually(lambda: len(seen) > number + 3)
-    going = False
-    await watching
+    try:
+        await eventually(lambda: seen)
+        stage.work()
+        await stage.archived(1)
+        await stage.settled()
+        number = len(seen)
+        await eventually(lambda: len(seen) > number + 3)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
     assert set(seen) == {left}
     assert not stage.redis.client().exists(*(f"{stage.prefix}:{{p{n}}}:unarchived" for n in range(4)))
@@ -99,47 +142,43 @@ async def test_who_is_known_by_an_archive_that_cannot_be_asked_alone_is_unavaila
 
 
 @run_async
-async def test_who_returns_soon_finds_the_last_state_in_the_very_snapshot(
-    archive_stage: Any, sqlite: str, transport: str
-) -> None:
-    stage = archive_stage(sqlite)
-    stage.work().ready()
-    await stage.enter("ann", state={"mood": "fine"})
-    await stage.go("ann")
+async def test_who_returns_soon_finds_the_last_state_in_the_very_snapshot(on_sqlite: ArchiveStage) -> None:
+    stage = on_sqlite
+    for transport in TRANSPORTS:
+        await stage.enter(transport, state={"mood": "fine"})
+        await stage.go(transport)
 
-    ann = await stage.member(transport, stage.a, "ann")
+        client = await stage.member(transport, stage.a, transport)
 
-    assert ann.members(stage.channel)["ann"]["state"] == {"mood": "fine"}
-    (join,) = [event for event in await stage.log() if event["type"] == "join"][1:]
-    assert join["state"] == {"mood": "fine"}
+        assert client.members(stage.channel)[transport]["state"] == {"mood": "fine"}
+    joins = [event for event in await stage.log() if event["type"] == "join"]
+    assert [join["state"] for join in joins] == 6 * [{"mood": "fine"}]
 
 
 @run_async
-async def test_who_returns_later_gets_the_last_state_out_of_the_archive_as_an_update(
-    archive_stage: Any, database: str, transport: str
-) -> None:
-    stage = archive_stage(database)
-    stage.work().ready()
+async def test_who_returns_later_gets_the_last_state_out_of_the_archive_as_an_update(stage: ArchiveStage) -> None:
     for mood in ("old", "new"):
-        await stage.enter("ann", state={"mood": mood})
-        await stage.go("ann")
-    await stage.archived(2)
+        for user in TRANSPORTS:
+            await stage.enter(user, state={"mood": mood})
+            await stage.go(user)
+    await stage.archived(6)
     await stage.settled()
     assert stage.forget("last")
 
-    ann = await stage.member(transport, stage.a, "ann")
+    for transport in TRANSPORTS:
+        client = await stage.member(transport, stage.a, transport)
+        new = {"mood": "new"}
+        await eventually(lambda me=transport, at=client, new=new: at.members(stage.channel)[me]["state"] == new)
 
-    await eventually(lambda: ann.members(stage.channel)["ann"]["state"] == {"mood": "new"})
     await stage.enter("ben")  # nobody knows him: he begins with nothing
-    await stage.fence(ann)
+    await stage.fence(*stage.clients)
     assert (await stage.roster())["ben"]["state"] == {}
-    assert [event["type"] for event in await stage.log()].count("update") == 1
+    assert [event["type"] for event in await stage.log()].count("update") == 3
 
 
 @run_async
-async def test_a_state_that_is_given_or_set_wins_over_the_last_one(archive_stage: Any, sqlite: str) -> None:
-    stage = archive_stage(sqlite)
-    stage.work().ready()
+async def test_a_state_that_is_given_wins_over_the_last_one(on_sqlite: ArchiveStage) -> None:
+    stage = on_sqlite
     await stage.enter("ann", state={"mood": "old"})
     await stage.go("ann")
     await stage.enter("ann", state={})
@@ -147,11 +186,16 @@ async def test_a_state_that_is_given_or_set_wins_over_the_last_one(archive_stage
     assert (await stage.roster())["ann"]["state"] == {}
     await stage.go("ann")
     await stage.archived(2)
+    await stage.settled()
     stage.forget("last")
+    before = await _restored(stage, "none")
     await stage.enter("ann")
 
+    async def answered() -> bool:
+        return await _restored(stage, "none") > before
+
     # What was cleared stays so, for the newest presence counts.
-    await eventually(lambda: _restored(stage, "none"))
+    await eventually(answered)
     assert (await stage.roster())["ann"]["state"] == {}
 
 
@@ -218,8 +262,8 @@ async def test_without_an_archive_a_join_without_state_starts_with_none(archive_
 @run_async
 async def test_a_worker_shows_its_numbers(archive_stage: Any, sqlite: str) -> None:
     stage = archive_stage(sqlite)
+    await stage.come_and_go(["ann", "ben"])  # before the first worker comes, too
     worker = stage.work("--metrics-port", "0").ready()
-    await stage.come_and_go(["ann", "ben"])
     await stage.archived(2)
     await stage.settled()
     url = next(word for word in worker.text().split() if word.startswith("url=")).removeprefix("url=").strip('"')
@@ -254,6 +298,7 @@ async def _states(stage: Any, **wanted: Frame) -> bool:
     return {user: roster[user]["state"] for user in wanted} == wanted
 
 
-async def _restored(stage: Any, result: str) -> bool:
-    response = await stage.probe("/metrics")
-    return f'presence_states_restored_total{{result="{result}"}} 0.0' not in response.body.decode()
+async def _restored(stage: Any, result: str) -> float:
+    page = (await stage.probe("/metrics")).body.decode()
+    line = next(line for line in page.splitlines() if f'states_restored_total{{result="{result}"}}' in line)
+    return float(line.split()[-1])

@@ -93,10 +93,10 @@ def rows(database: str, **wanted: Any) -> list[dict[str, Any]]:
     ]
 
 
-def count(database: str) -> int:
-    """How many rows there are; 0 also before the table is there."""
+def count(database: str, channel: str) -> int:
+    """How many rows of the channel there are; 0 also before the table is there."""
     try:
-        return int(execute(database, "SELECT count(*) FROM ended_presences")[0][0])
+        return len(rows(database, channel=channel))
     except Exception:
         return 0
 
@@ -143,9 +143,9 @@ class ArchiveStage(Stage):
         return self._departing
 
     async def archived(self, number: int, within_s: float = 20.0) -> list[dict[str, Any]]:
-        """Wait for that many rows; they are one for each (channel, user, generation)."""
-        await eventually(lambda: count(self.database) >= number, within_s, 0.05, what=f"{number} rows")
-        found = rows(self.database)
+        """Wait for that many rows of the channel; they are one for each (channel, user, generation)."""
+        await eventually(lambda: count(self.database, self.channel) >= number, within_s, 0.1, what=f"{number} rows")
+        found = rows(self.database, channel=self.channel)
         assert len(found) == number
         assert len({(row["channel"], row["user_id"], row["generation"]) for row in found}) == number
         return found
