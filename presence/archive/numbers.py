@@ -63,10 +63,13 @@ class Numbers:
 class Progress:
     """Asks once a second how the queue stands, and says so: on a terminal in one line that moves, else in the log."""
 
-    def __init__(self, queue: AsyncQueue, numbers: Numbers, out: TextIO = sys.stderr) -> None:
+    def __init__(
+        self, queue: AsyncQueue, numbers: Numbers, out: TextIO = sys.stderr, *, each_s: float = EACH_S
+    ) -> None:
         self._queue = queue
         self._numbers = numbers
         self._out = out
+        self._each_s = each_s
         self._line = False
         self._logged_s = -LOG_EACH_S
         self._was = 0, time.monotonic()
@@ -75,7 +78,7 @@ class Progress:
         """Until cancelled."""
         try:
             while True:
-                await asyncio.sleep(EACH_S)
+                await asyncio.sleep(self._each_s)
                 with suppress(PresenceError):
                     status = await self._queue.status()
                     waiting = status.waiting + status.in_flight

@@ -68,6 +68,9 @@ class Store:
 
     def prepare(self) -> None:
         """Create the table where it is missing; several may do so at once. Raises StoreAway."""
+        url = self._engine.url
+        if url.drivername.startswith("sqlite") and url.database and not url.database.startswith("file:"):
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
             try:
                 METADATA.create_all(self._engine)
@@ -233,8 +236,6 @@ def _address(text: str) -> URL:
 
 def _engine(url: URL, patience_ms: int, connections: int) -> Engine:
     family = url.drivername.partition("+")[0]
-    if family == "sqlite" and url.database and not url.database.startswith("file:"):
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     try:
         engine = create_engine(
             url,

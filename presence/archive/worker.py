@@ -101,11 +101,15 @@ class Archivist:
         """Commit the batch, then acknowledge it. Whoever else got it meanwhile writes the same rows."""
         ids = [event.id for event in batch]
         rows = {event.id: row for event in batch if (row := row_of(event)) is not None}
-        keeping = asyncio.create_task(self._keep(ids))
+        keeping = asyncio.create_task(self._keep(ids, rows))
         refused: list[Refused] | None = None
+        attempts = 0
 
         async def write() -> None:
-            nonlocal refused
+            nonlocal refused, attempts
+            attempts += 1
+            if attempts > 1:
+                await self._extend(ids, rows)
             refused = await asyncio.to_thread(self._store.write, list(rows.values()))
 
         try:
@@ -120,7 +124,7 @@ class Archivist:
             return
         bad = {each.row for each in refused or ()}
         self._set_aside(refused or ())
-        done = [event.id for event in batch if rows.get(event.id) not in bad]
+        done = [event_id for event_id in ids if rows.get(event_id) not in bad]
         await self._acknowledge(done)
         self._numbers.archived(len(rows) - len(bad), max(event.at for event in batch))
 
@@ -144,12 +148,18 @@ class Archivist:
         with suppress(NotFound):
             await self._patiently(ack)
 
-    async def _keep(self, ids: list[str]) -> None:
+    async def _keep(self, ids: list[str], rows: dict[str, Ended]) -> None:
         """Keep the leases of a batch that takes long."""
         while True:
             await asyncio.sleep(self._terms.lease_ms / 3000)
-            with suppress(PresenceError):
-                await self._queue.extend(self._consumer, ids, lease_ms=self._terms.lease_ms)
+            await self._extend(ids, rows)
+
+    async def _extend(self, ids: list[str], rows: dict[str, Ended]) -> None:
+        """Extend the leases; what is not ours any more (another has it, or the user was erased) is not written."""
+        with suppress(PresenceError):
+            settled = await self._queue.extend(self._consumer, ids, lease_ms=self._terms.lease_ms)
+            for event_id in settled.refused:
+                rows.pop(event_id, None)
 
     async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do something with the database, again and again while it is away, until told to stop."""

@@ -14,6 +14,9 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
 
+from presence.archive.store import Ended, Store
+from presence.queues import Queue
+from tests.chaos.workbench import Workbench
 from tests.support.archivist import ArchiveStage, ArchiveWorker
 from tests.support.clients import TRANSPORTS, Frame
 from tests.support.node import Node
@@ -244,6 +247,40 @@ async def test_a_presence_whose_last_state_was_never_learnt_does_not_count_as_on
     _, second = await stage.archived(2)
 
     assert second["state"] is None
+
+
+@run_async
+async def test_an_erased_user_is_neither_in_the_archive_nor_in_what_waits_for_it(
+    databases: Any, redis_server: RedisServer
+) -> None:
+    bench, database = Workbench(redis_server), databases.of("sqlite").fresh()
+    store = Store(database)
+    store.prepare()
+    try:
+        node = await bench.node(archive_url=database, partitions=4)
+        await node.queues.put("archive", Queue(types=("leave",)), from_start=False)
+        for channel in ("one", "two", "three"):
+            for user in ("ann", "Ann"):
+                await node.tracker.put_member(channel, user, "back-end", info=None, state='{"a":1}', ttl_ms=None)
+                await node.tracker.remove_member(channel, user, None)
+        store.write([Ended(user, "one", 1, "{}", None, 1, 2, 3, "left") for user in ("ann", "ann ", "Ann")])
+
+        assert await node.past.erase("ann") == 1
+
+        keys = [key async for key in bench.redis.scan_iter(f"{node.settings.key_prefix}:*")]
+        left = [key for key in keys if key.endswith(b"\x1fann")]
+        waiting = [
+            row
+            for number in range(4)
+            for row in await bench.redis.zrange(f"{node.settings.key_prefix}:{{p{number}}}:unarchived", 0, -1)
+        ]
+        assert not left
+        assert {row.split(b"\x1f")[0] for row in waiting} == {b"Ann"}
+        assert len(waiting) == 3
+        assert store.last_seen(["ann", "Ann", "ann "]) == {"Ann": 2, "ann ": 2}
+    finally:
+        store.close()
+        await bench.aclose()
 
 
 @run_async
