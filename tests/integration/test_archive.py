@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,12 @@ pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
 from presence.archive.store import Ended, Store
 from presence.queues import Queue
 from tests.chaos.workbench import Workbench
+from tests.support import tokens
 from tests.support.archivist import ArchiveStage, ArchiveWorker
 from tests.support.clients import TRANSPORTS, Frame
+from tests.support.documents import DOCS, blocks
 from tests.support.node import Node
+from tests.support.programs import need_program
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually, run_async
 
@@ -318,6 +322,31 @@ async def test_a_worker_shows_its_numbers(archive_stage: Any, sqlite: str) -> No
         "presence_archive_database_up": "1.0",
     }
     assert worker.stop() == 0
+
+
+def test_the_example_of_the_page_prints_what_it_says(on_sqlite: ArchiveStage, tmp_path: Path) -> None:
+    need_program("curl")
+    example = blocks(DOCS / "archive.md", "sh")[1].replace("http://127.0.0.1:8080", on_sqlite.a.url)
+    example = example.replace("my-key", tokens.API_KEY).replace(
+        "archive.sqlite", on_sqlite.database.partition("///")[2]
+    )
+
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", example],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    joined, left, *rows, again, members = done.stdout.splitlines()
+    assert json.loads(left) == {"left": True}
+    assert json.loads(joined)["joined"] and json.loads(again)["joined"]
+    (row,) = [row for row in rows if "'lobby'" in row]
+    assert row.startswith("('ann', 'lobby', ") and """'{"mood":"fine"}'""" in row and row.endswith("'left')")
+    assert json.loads(members)["members"][0]["state"] == {"mood": "fine"}
 
 
 class _At:
