@@ -55,11 +55,13 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _archive(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    from presence.archive import missing
+
     try:
         from presence.archive.command import make_task, run
         from presence.archive.worker import Terms
     except ModuleNotFoundError as error:
-        raise BadSetting(f"{error.name} is not installed: pip install 'presence-server[archive]'") from None
+        raise missing(error) from None
     terms = Terms(
         channels=options.channels,
         lease_ms=_whole("--lease-ms", options.lease_ms, 1000, 3_600_000),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from presence import codec
 from presence.announcing import announcing
+from presence.archive import open_store
 from presence.directory import Directory, UserPresence
 from presence.errors import PresenceError, Unavailable
 from presence.keys import Keys
@@ -207,11 +208,7 @@ class Past:
 
 
 def _store(url: str) -> Store | None:
-    if not url:
-        return None
-    from presence.archive.store import Store
-
-    return Store(url, patience_ms=PATIENCE_MS, connections=THREADS)
+    return open_store(url, patience_ms=PATIENCE_MS, connections=THREADS) if url else None
 
 
 def _small(text: str) -> str:

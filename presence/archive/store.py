@@ -6,29 +6,21 @@ the database cannot take anything now (`StoreAway`), or it refuses one row for w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select
+from sqlalchemy import Connection, Select, delete, func, inspect, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
+from presence.archive.engine import READING, address_of, file_of, make_engine
 from presence.archive.tables import ENDED, KEY, METADATA
-from presence.errors import BadSetting
 
-DRIVERS = {
-    "sqlite": "sqlite",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-}
+T = TypeVar("T")
+
 SIGNALLED = 1644  # MariaDB, MySQL: a trigger or procedure refused the row by SIGNAL
-READING = "presence_reading"
+NO_TABLE = "no worker has made its table yet"
 USERS_AT_ONCE = 500  # in one statement
 
 
@@ -64,13 +56,12 @@ class Store:
     """One database. `patience_ms`: how long a call waits for it."""
 
     def __init__(self, url: str, *, patience_ms: int = 10_000, connections: int = 4) -> None:
-        self._engine = _engine(_address(url), patience_ms, connections)
+        self._engine = make_engine(address_of(url), patience_ms, connections)
 
     def prepare(self) -> None:
         """Create the table where it is missing; several may do so at once. Raises StoreAway."""
-        url = self._engine.url
-        if url.drivername.startswith("sqlite") and url.database and not url.database.startswith("file:"):
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        if path := file_of(self._engine.url):
+            path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(3):
             try:
                 METADATA.create_all(self._engine)
@@ -103,70 +94,73 @@ class Store:
 
     def last_seen(self, users: Sequence[str]) -> dict[str, int]:
         """When each of these users was last seen, as far as it is known here. Raises StoreAway."""
-        found: dict[str, int] = {}
-        with self._asking() as connection:
+
+        def ask(connection: Connection) -> dict[str, int]:
+            found: dict[str, int] = {}
             for at in range(0, len(users), USERS_AT_ONCE):
                 chosen = ENDED.c.user_id.in_(users[at : at + USERS_AT_ONCE])
                 query = select(ENDED.c.user_id, func.max(ENDED.c.last_seen)).where(chosen).group_by(ENDED.c.user_id)
                 found |= {user: int(moment) for user, moment in connection.execute(query)}
-        return found
+            return found
 
-    def last_states(self, places: Iterable[tuple[str, str, int]]) -> list[tuple[int, str] | None]:
+        return self._ask(ask, {})
+
+    def last_states(self, places: Sequence[tuple[str, str, int]]) -> list[tuple[int, str] | None]:
         """Of each (channel, user, generation) the generation and state of the newest presence before that one, None
         where there is none, in the same order. Raises StoreAway."""
-        found = []
-        with self._asking() as connection:
-            for channel, user, generation in places:
-                query = (
-                    select(ENDED.c.generation, ENDED.c.state)
-                    .where(ENDED.c.user_id == user, ENDED.c.channel == channel)
-                    .where(ENDED.c.generation < generation, ENDED.c.state.is_not(None))
-                    .order_by(ENDED.c.generation.desc())
-                    .limit(1)
-                )
-                row = connection.execute(query).first()
-                found.append(None if row is None else (int(row[0]), str(row[1])))
-        return found
+
+        def ask(connection: Connection) -> list[tuple[int, str] | None]:
+            rows = [connection.execute(_last_state(*place)).first() for place in places]
+            return [None if row is None else (int(row[0]), str(row[1])) for row in rows]
+
+        return self._ask(ask, [None] * len(places))
 
     def channels(self, user: str) -> list[str]:
         """The channels in which a presence of the user is archived. Raises StoreAway."""
-        with self._asking() as connection:
-            query = select(ENDED.c.channel).where(ENDED.c.user_id == user).distinct()
-            return [str(channel) for (channel,) in connection.execute(query)]
+        query = select(ENDED.c.channel).where(ENDED.c.user_id == user).distinct()
+        return self._ask(lambda connection: [str(channel) for (channel,) in connection.execute(query)], [])
 
     def erase(self, user: str) -> int:
         """Delete every row of the user, and return how many there were. Raises StoreAway."""
+        if not self.channels(user):
+            return 0
         try:
             with self._engine.begin() as connection:
                 return int(connection.execute(delete(ENDED).where(ENDED.c.user_id == user)).rowcount)
         except SQLAlchemyError as error:
             raise _away(error) from error
 
+    def problem(self) -> str | None:
+        """What is wrong with the database for whoever reads it, None where nothing is."""
+        try:
+            asked = self._ask(lambda connection: connection.execute(_last_state("", "", 0)).all(), None)
+        except StoreAway as error:
+            return str(error)
+        return NO_TABLE if asked is None else None
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
-    def _asking(self) -> _Asking:
-        return _Asking(self._engine.execution_options(**{READING: True}))
-
-
-class _Asking:
-    """A connection for reading, whose errors are StoreAway."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Connection:
+    def _ask(self, question: Callable[[Connection], T], empty: T) -> T:
+        """Read; a database in which no worker has made the table yet is an empty one, and stays as it is."""
+        path = file_of(self._engine.url)
+        if path is not None and not path.exists():
+            return empty
         try:
-            self._connection = self._engine.connect()
+            with self._engine.execution_options(**{READING: True}).connect() as connection:
+                return question(connection)
         except SQLAlchemyError as error:
+            if self._has_no_table():
+                return empty
             raise _away(error) from error
-        return self._connection
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._connection.close()
-        if isinstance(error, SQLAlchemyError):
-            raise _away(error) from error
+    def _has_no_table(self) -> bool:
+        """Whether the database says so; False also where it says nothing."""
+        try:
+            return not inspect(self._engine).has_table(ENDED.name)
+        except SQLAlchemyError:
+            return False
 
 
 def _one_by_one(connection: Connection, statement: Any, rows: Sequence[Ended]) -> Iterable[Refused]:
@@ -225,62 +219,11 @@ def _upsert(dialect: str) -> Any:
     )
 
 
-def _address(text: str) -> URL:
-    """The address with the driver that comes with the extra, where none is named."""
-    try:
-        url = make_url(text)
-    except ArgumentError:
-        raise BadSetting("the database's address must look like postgresql://user:password@host/name") from None
-    return url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
-
-
-def _engine(url: URL, patience_ms: int, connections: int) -> Engine:
-    family = url.drivername.partition("+")[0]
-    try:
-        engine = create_engine(
-            url,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=patience_ms / 1000,
-            pool_pre_ping=family != "sqlite",
-            connect_args=_patience(url.drivername, patience_ms),
-            hide_parameters=True,
-        )
-    except (ImportError, NoSuchModuleError) as error:
-        wanted = re.sub(r"[^\w.]", "", getattr(error, "name", None) or url.drivername)
-        raise BadSetting(
-            f"{url.drivername} needs {wanted}, which is not installed: pip install 'presence-server[archive]'"
-        ) from None
-    if family == "sqlite":
-        _tune_sqlite(engine)
-    return engine
-
-
-def _patience(driver: str, patience_ms: int) -> dict[str, Any]:
-    """How each driver is told not to wait for ever."""
-    seconds = max(1, patience_ms // 1000)
-    if driver.startswith("sqlite"):
-        return {"timeout": patience_ms / 1000}
-    if driver == "postgresql+psycopg":
-        options = f"-c statement_timeout={patience_ms} -c lock_timeout={patience_ms}"
-        # libpq knows no limit below 2 s for connecting.
-        return {"connect_timeout": max(2, seconds), "tcp_user_timeout": patience_ms, "options": options}
-    if driver.endswith("+pymysql"):
-        return {"connect_timeout": seconds, "read_timeout": seconds, "write_timeout": seconds}
-    return {}
-
-
-def _tune_sqlite(engine: Engine) -> None:
-    """Readers do not wait for writers, a commit is on the disk, and transactions are begun by us: left to itself the
-    driver would take a savepoint for the transaction."""
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def _begun(connection: Connection) -> None:
-        # Who will write says so at once: a reader that turns writer finds that it read too early, and must give up.
-        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READING) else "BEGIN IMMEDIATE")
+def _last_state(channel: str, user: str, generation: int) -> Select[Any]:
+    return (
+        select(ENDED.c.generation, ENDED.c.state)
+        .where(ENDED.c.user_id == user, ENDED.c.channel == channel)
+        .where(ENDED.c.generation < generation, ENDED.c.state.is_not(None))
+        .order_by(ENDED.c.generation.desc())
+        .limit(1)
+    )

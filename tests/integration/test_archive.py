@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,6 +147,23 @@ async def test_who_is_known_by_an_archive_that_cannot_be_asked_alone_is_unavaila
     assert "retry-after" in refused.headers
     assert "secret" not in refused.body.decode() + stage.a.tail(1000)
     assert hot["online"]
+
+
+@run_async
+async def test_a_database_that_is_silent_costs_a_second_and_only_those_who_need_it(archive_stage: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for driver in ("postgresql", "mysql"):
+            stage = archive_stage(f"{driver}://nobody:secret@127.0.0.1:{port}/none")
+            await stage.enter("ann")
+            asked = [asyncio.create_task(stage.api("GET", "users", f"user-{number}")) for number in range(40)]
+
+            hot = await stage.ask("GET", "users", "ann", within_s=1)
+            answers = await asyncio.gather(*asked)
+
+            assert hot["online"]
+            assert {answer.status for answer in answers} == {503}
+            assert (await stage.api("GET", "users", "ben", within_s=2)).status == 503
 
 
 @run_async

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
+
+from sqlalchemy.exc import DBAPIError
 
 from presence.archive.store import Ended, Store, StoreAway
 from presence.errors import BadSetting
@@ -117,10 +120,24 @@ def test_a_database_without_its_table_refuses_no_row_but_is_away(store: Store, d
 
     with pytest.raises(StoreAway):
         store.write([ROW])
-    with pytest.raises(StoreAway):
-        store.last_seen(["ann"])
     store.prepare()
     assert store.write([ROW]) == []
+
+
+def test_who_reads_before_the_first_worker_came_finds_nothing_and_makes_nothing(database: str, tmp_path: Path) -> None:
+    missing = tmp_path / "folder" / "file.sqlite"
+    for url in (database, f"sqlite:///{missing}"):
+        store = Store(url)
+
+        assert store.last_seen(["ann"]) == {}
+        assert store.last_states([("room", "ann", 9), ("hall", "ann", 9)]) == [None, None]
+        assert store.channels("ann") == []
+        assert "worker" in str(store.problem())
+        store.close()
+
+    assert not missing.parent.exists()
+    with pytest.raises(DBAPIError):
+        rows(database)
 
 
 def test_an_erased_user_leaves_no_row_and_the_others_stay(store: Store, database: str) -> None:
@@ -153,6 +170,8 @@ def test_a_database_that_is_not_there_is_away_and_its_password_is_in_no_message(
 
     with pytest.raises(StoreAway) as caught:
         store.write([ROW])
+    with pytest.raises(StoreAway):
+        store.last_seen(["ann"])
 
     assert "secret" not in str(caught.value)
     store.close()

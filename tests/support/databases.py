@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import pytest
 from sqlalchemy import create_engine, text
 
-from presence.archive.store import DRIVERS
+from presence.archive.engine import DRIVERS
 from tests.support.programs import need_program
 from tests.support.waiting import wait_until
 
