@@ -117,8 +117,9 @@ class ArchiveStage(Stage):
         self.workers.append(ArchiveWorker(self._folder, self.a, database or self.database, *arguments))
         return self.workers[-1]
 
-    async def enter(self, user: str, **body: Any) -> None:
+    async def enter(self, user: str, ttl_ms: int = 60_000, **body: Any) -> None:
         """A back end makes the user a member."""
+        body["ttl_ms"] = ttl_ms
         await self.ask("PUT", "channels", self.channel, "members", user, json=body)
 
     async def go(self, user: str) -> None:
@@ -132,8 +133,8 @@ class ArchiveStage(Stage):
 
             async def one(user: str) -> None:
                 async with turns:
-                    await client.put_member(self.channel, user, state=state)
-                    await client.remove_member(self.channel, user)  # in a burst some may time out before
+                    await client.put_member(self.channel, user, state=state, ttl_ms=60_000)
+                    assert await client.remove_member(self.channel, user)
 
             await asyncio.gather(*map(one, users))
 
