@@ -13,9 +13,8 @@ from presence.embedded import EmbeddedError, EmbeddedServer, find_program, progr
 from presence.errors import BadSetting
 from presence.examination import examine_redis
 from presence.findings import Findings, Problem
-from presence.settings import Settings
-from presence.webhooks import load_targets
 from presence.settings import Settings, masked_url
+from presence.webhooks import load_targets
 
 ARCHIVE_PATIENCE_MS = 2000
 
