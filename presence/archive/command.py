@@ -84,7 +84,8 @@ async def _run(task: Task, store: Store) -> int:
         except OSError as error:
             raise BadSetting(f"--metrics-port {task.metrics_port}: {error.strerror}") from None
         log.info("metrics_ready", url=f"http://{task.metrics_host}:{port}/metrics")
-    async with AsyncClient(task.server, task.api_key) as client:
+    # The worker is patient itself, and knows when to stop.
+    async with AsyncClient(task.server, task.api_key, retries=0) as client:
         queue = client.queue(QUEUE)
         archivist = Archivist(queue, store, numbers, task.terms)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -61,7 +61,10 @@ class Store:
     def prepare(self) -> None:
         """Create the table where it is missing; several may do so at once. Raises StoreAway."""
         if path := file_of(self._engine.url):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreAway(f"{path.parent}: {error.strerror}") from None
         for attempt in range(3):
             try:
                 METADATA.create_all(self._engine)

@@ -308,4 +308,9 @@ GUARDS = [
         returning.what_is_not_archived_yet_is_known,
         Cut("queue_settle.lua", "      let_go(group, row[2])\n"),
     ),
+    Guard(
+        "end-that-is-lost",
+        returning.what_had_to_go_is_not_kept_for_ever,
+        Cut("publish.lua", "        lost = lost + 1\n        let_go(group.name, row[2])", "        lost = lost + 1"),
+    ),
 ]

@@ -11,9 +11,9 @@ OLD, NEW = '{"mood":"old"}', '{"mood":"new"}'
 Asked = list[tuple[str, str, str]]
 
 
-async def _with_archive(bench: Workbench) -> tuple[Node, Asked]:
+async def _with_archive(bench: Workbench, **settings: int) -> tuple[Node, Asked]:
     """A node whose questions to the database are noted, and go nowhere."""
-    node, asked = await bench.node(archive_url="sqlite:///never/opened"), Asked()
+    node, asked = await bench.node(archive_url="sqlite:///never/opened", **settings), Asked()
     node.tracker.on_unclaimed = lambda *place: asked.append(place)
     await node.queues.put("archive", Queue(types=("leave",)), from_start=False)
     return node, asked
@@ -102,3 +102,14 @@ async def what_is_not_archived_yet_is_known(bench: Workbench) -> None:
     await bench.redis.delete(*[key async for key in bench.redis.scan_iter("*:last:*")])
     await bench.join()
     assert len(asked) == 1
+
+
+async def what_had_to_go_is_not_kept_for_ever(bench: Workbench) -> None:
+    node, _ = await _with_archive(bench, feed_max=100)
+    await _come_and_go(bench, node, NEW)
+
+    for number in range(110):
+        await node.tracker.publish(ROOM, "n", str(number))
+
+    assert (await node.queues.look("archive"))[0].lost == 1
+    assert (await node.scripts.call("recall", node.keys.script(0), ["alice"]))[1] == b""
