@@ -17,7 +17,7 @@ from presence.archive.worker import Terms, row_of
 from presence.cli import main
 from presence.client import Event, QueueStatus
 from presence.errors import BadSetting
-from presence.settings import Settings
+from presence.settings import Settings, describe, load
 from tests.support.waiting import eventually, run_async
 
 LEAVE = Event(
@@ -39,6 +39,16 @@ def test_without_a_database_the_one_of_the_nodes_is_taken_else_a_file_in_the_dat
     assert task(named).database == "postgresql://x/y"
     assert task(named, database="mysql://a/b").database == "mysql://a/b"
     assert task(plain).api_key == "k1"
+
+
+def test_the_password_of_the_database_is_never_shown() -> None:
+    settings = load({}, {"PRESENCE_ARCHIVE_URL": "postgresql://ann:secret@host/name"}, None)
+
+    (row,) = [row for row in describe(settings) if row.name == "PRESENCE_ARCHIVE_URL"]
+    assert row.value == "postgresql://***@host/name"
+    with pytest.raises(BadSetting) as caught:
+        load({}, {"PRESENCE_ARCHIVE_URL": "oracle://ann:secret@host/name"}, None)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
