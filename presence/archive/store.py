@@ -79,6 +79,8 @@ class Store:
         A row that is there already stays one row: the later end of the two is kept. Raises StoreAway; then nothing
         is written, or, where the connection was lost in the commit, all of it.
         """
+        if not rows:
+            return []
         ordered = sorted(rows, key=lambda row: (row.user_id, row.channel, row.generation))  # so that two wait in line
         values = [asdict(row) for row in ordered]
         statement = _upsert(self._engine.dialect.name)

@@ -47,6 +47,7 @@ def refuse(database: str, user: str) -> None:
 
 
 def test_a_row_keeps_everything_and_writing_it_again_makes_no_second_one(store: Store, database: str) -> None:
+    assert store.write([]) == []
     assert store.write([ROW, ROW]) == []
     assert store.write([ROW]) == []
 
