@@ -1,4 +1,4 @@
-"""The command `presence check`: what is wrong with these settings and this Redis, and what to do about it.
+"""The command `presence check`: what is wrong with settings, Redis and archive, and what to do about it.
 
 A problem is fatal if the server would not start, not be ready or break a promise; the others are advice.
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 
+from presence.archive import open_store
 from presence.auth import Authenticator
 from presence.embedded import EmbeddedError, EmbeddedServer, find_program, program_version
 from presence.errors import BadSetting
 from presence.examination import examine_redis
 from presence.findings import Findings, Problem
-from presence.settings import Settings
+from presence.settings import Settings, masked_url
 from presence.webhooks import load_targets
+
+ARCHIVE_PATIENCE_MS = 2000
 
 
 def run(settings: Settings) -> int:
@@ -42,6 +45,8 @@ async def examine(settings: Settings) -> Findings:
         await examine_redis(settings, findings)
     else:
         _look_at_embedded(settings, findings)
+    if settings.archive_url:
+        await asyncio.to_thread(_look_at_archive, settings, findings)
     return findings
 
 
@@ -98,3 +103,22 @@ def _look_at_embedded(settings: Settings, findings: Findings) -> None:
     version = ".".join(map(str, program_version(program)))
     directory = EmbeddedServer(settings.data_dir).directory
     findings.good(f"PRESENCE_REDIS_URL is empty: the embedded server {program} {version}, data in {directory}")
+
+
+def _look_at_archive(settings: Settings, findings: Findings) -> None:
+    try:
+        store = open_store(settings.archive_url, patience_ms=ARCHIVE_PATIENCE_MS, connections=1)
+    except BadSetting as error:
+        findings.add("bad_archive", str(error), "correct PRESENCE_ARCHIVE_URL or install what is missing")
+        return
+    problem = store.problem()
+    store.close()
+    if problem is None:
+        findings.good(f"the archive answers: {masked_url(settings.archive_url)}")
+        return
+    findings.add(
+        "archive_away",
+        f"the archive cannot be asked: {problem}",
+        "start its database; if that runs, start `presence archive`, which makes the table",
+        fatal=False,
+    )

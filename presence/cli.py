@@ -1,4 +1,4 @@
-"""The command ``presence``: serve, token, check, settings.
+"""The command ``presence``: serve, archive, token, check, settings.
 
 Whatever is wrong with the way it was called ends in one line on stderr and exit code 2; modules that only one
 command needs are imported by that command, so that the others start at once.
@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from presence import __version__
 from presence.errors import BadSetting, PresenceError
+from presence.options import archive_url as checked_archive_url
 from presence.settings import FIELDS, Settings, describe, for_dev, load
 
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -50,6 +51,33 @@ def _serve(options: argparse.Namespace) -> int:
     from presence.app import serve
 
     return serve(settings)
+
+
+def _archive(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from presence.archive import missing
+
+    try:
+        from presence.archive.command import make_task, run
+        from presence.archive.worker import Terms
+    except ModuleNotFoundError as error:
+        raise missing(error) from None
+    terms = Terms(
+        channels=options.channels,
+        lease_ms=_whole("--lease-ms", options.lease_ms, 1000, 3_600_000),
+        max_deliveries=_whole("--max-deliveries", options.max_deliveries, 1, 1000),
+    )
+    port = None if options.metrics_port is None else _whole("--metrics-port", options.metrics_port, 0, 65_535)
+    return run(
+        make_task(
+            settings,
+            database=options.database and _database(options.database),
+            server=options.server,
+            metrics_host=options.metrics_host,
+            metrics_port=port,
+            terms=terms,
+        )
+    )
 
 
 def _token(options: argparse.Namespace) -> int:
@@ -100,6 +128,19 @@ def _seconds(text: str) -> int:
     return int(match[1]) * _UNIT_S[match[2]]
 
 
+def _database(text: str) -> str:
+    try:
+        return checked_archive_url(text)
+    except ValueError as error:
+        raise BadSetting(f"--database: {error}") from None
+
+
+def _whole(flag: str, text: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise BadSetting(f"{flag} {text!r}: must be a whole number from {low} to {high}")
+    return int(text)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage of forty flags around it."""
 
@@ -115,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--dev", action="store_true", help="make secret and key, open the demo page, print ready-made links"
     )
+    _archive_command(commands)
     token = _command(commands, "token", _token, "print a client token signed with PRESENCE_TOKEN_SECRET")
     token.add_argument("--user", required=True, help="id of the user")
     token.add_argument(
@@ -128,6 +170,30 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "check", _check, "say what is wrong with Redis or the settings", all_settings=True)
     _command(commands, "settings", _show_settings, "print every setting and its source", all_settings=True)
     return parser
+
+
+def _archive_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    archive = _command(commands, "archive", _archive, "write ended sessions to a database, from the queue `archive`")
+    archive.add_argument(
+        "--database",
+        metavar="URL",
+        help="sqlite:///FILE, postgresql://… or mysql://… "
+        "(default: PRESENCE_ARCHIVE_URL, else a file in the data folder)",
+    )
+    archive.add_argument(
+        "--server", metavar="URL", help="address of any node (default: that of PRESENCE_HOST and _PORT)"
+    )
+    archive.add_argument("--channels", default="*", metavar="PATTERN", help="only these channels, such as 'room:*'")
+    archive.add_argument(
+        "--lease-ms", default="30000", metavar="VALUE", help="when another worker gets a batch (default: 30000)"
+    )
+    archive.add_argument(
+        "--max-deliveries", default="20", metavar="VALUE", help="how often a refused row is tried (default: 20)"
+    )
+    archive.add_argument("--metrics-port", metavar="VALUE", help="answer GET /metrics there; 0 picks a free one")
+    archive.add_argument(
+        "--metrics-host", default="127.0.0.1", metavar="VALUE", help="address for that (default: 127.0.0.1)"
+    )
 
 
 def _command(

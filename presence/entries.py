@@ -50,6 +50,8 @@ def event_of(entry: Entry, fields: list[bytes], deliveries: int | None = None) -
     for name in ("info", "state"):
         if name in row:
             event[name] = json.loads(row[name])
+    if "unclaimed" in row:  # nobody set a state, and whether an earlier presence left one was never learnt
+        event["state"] = None
     event["deliveries"] = int(row["deliveries"]) if deliveries is None else deliveries
     return event
 

@@ -32,6 +32,8 @@ KINDS = {
     "again": "stream",
     "lost": "hash",
     "lead": "hash",
+    "unarchived": "zset",
+    "last": "string",
     "bus": "pub/sub",
     "session": "hash",
     "user": "zset",

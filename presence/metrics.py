@@ -144,4 +144,13 @@ class Metrics:
             "Age of the oldest event that this node is about to deliver",
             registry=registry,
         )
+        restored = Counter(
+            "presence_states_restored_total",
+            "Users who returned, by what became of their last state",
+            ["result"],
+            registry=registry,
+        )
+        self.states_restored = {result: restored.labels(result) for result in ("restored", "none", "given_up")}
+        reads = Counter("presence_archive_reads_total", "Questions to the archive", ["result"], registry=registry)
+        self.archive_reads = {result: reads.labels(result) for result in ("answered", "failed")}
         self.feed_entries = Gauge("presence_feed_entries", "Events in the feed, over all partitions", registry=registry)

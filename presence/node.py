@@ -34,6 +34,7 @@ from presence.limits import Admission
 from presence.lua import Scripts
 from presence.mailbox import Frame
 from presence.metrics import Metrics
+from presence.past import Past
 from presence.queues import Queues
 from presence.registry import Registry
 from presence.services import Doors, Services
@@ -78,6 +79,7 @@ class Node:
         self.webhooks = Webhooks(targets, Scripts(self._work), self.queues, self.keys, self.name, self.metrics)
         self.feedkeeping = FeedKeeping(Scripts(self._work), self.queues, self.keys, settings, self.metrics)
         self._durable = Lanes(self.topology, self._sweeps.away, replicas=settings.durable_replicas)
+        self.past = Past(self.directory, self.scripts, self.keys, settings, self.metrics)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
         self.inboxes = Inboxes(self.scripts, self.keys, settings)
@@ -90,6 +92,7 @@ class Node:
             node=self.name,
             tracker=self.tracker,
             directory=self.directory,
+            past=self.past,
             queues=self.queues,
             inboxes=self.inboxes,
             inflow=self.inflow,
@@ -189,6 +192,7 @@ class Node:
         await self.registry.stop()
         await self.hub.stop()
         await self.inflow.stop()
+        await self.past.stop()
         for task in [*self._tasks, *self.services.tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
@@ -214,6 +218,8 @@ class Node:
         self.broker.on_control = self.registry.heard_control
         self.broker.on_lapse = self.expiry.notice
         self.broker.on_subscribed = self._subscribed
+        for doors in self.services.doors.values():
+            doors.tracker.on_unclaimed = self.past.returned
         self.expiry.on_lost_data = self._lost_data
         self.expiry.on_trouble = self.services.disturbed
         self.expiry.on_ended = lambda user, session, seen: self._seen.append((user, session, seen))

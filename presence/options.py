@@ -72,6 +72,12 @@ def redis_url(text: str) -> str:
     return text
 
 
+def archive_url(text: str) -> str:
+    if text and not re.fullmatch(r"(sqlite|postgres|postgresql|mysql|mariadb)(\+[a-z0-9]+)?://.*", text):
+        raise ValueError("must begin with sqlite://, postgresql://, mysql:// or mariadb://")
+    return text
+
+
 def key_prefix(text: str) -> str:
     if not re.fullmatch(r"[^\s{}\x00-\x1f\x7f]{1,100}", text):
         raise ValueError("must have 1 to 100 characters, none of them a brace, white space or control character")

@@ -16,6 +16,7 @@ from presence.inflow import Inflow
 from presence.limits import Admission
 from presence.logs import get
 from presence.metrics import Metrics
+from presence.past import Past
 from presence.queues import Queues
 from presence.settings import Settings
 from presence.takers import Takers
@@ -47,6 +48,7 @@ class Services:
     node: str
     tracker: Tracker
     directory: Directory
+    past: Past
     queues: Queues
     inboxes: Inboxes
     takers: Takers

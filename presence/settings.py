@@ -24,6 +24,8 @@ MIN_TTL_MS = 1000
 MAX_TTL_MS = 86_400_000
 PREFIX = "PRESENCE_"
 
+ADDRESSES = ("redis_url", "archive_url")  # may hold a password
+
 _HOUR_MS = 3_600_000
 
 
@@ -110,6 +112,11 @@ class Settings:
     )
     durable_replicas: int = options.number(
         1, 1, 100, "replicas that must have what is written with durability `durable`"
+    )
+    archive_url: str = options.option(
+        options.archive_url,
+        "database of ended sessions: sqlite:///FILE, postgresql://… or mysql://…; empty: nothing is looked up there",
+        default="",
     )
     dev: bool = field(default=False, metadata={"flag_only": True})
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, metadata={"flag_only": True})
@@ -233,7 +240,7 @@ def _parsed(name: str, text: str, spelled: str) -> object:
         return metadata["parse"](text)
     except ValueError as error:
         # An address of Redis may hold a password, and a wrong one cannot be parsed to hide only that.
-        shown = "" if metadata["secret"] or name == "redis_url" else f"={text[:100]!r}"
+        shown = "" if metadata["secret"] or name in ADDRESSES else f"={text[:100]!r}"
         raise BadSetting(f"{spelled}{shown}: {error}") from None
 
 
@@ -244,4 +251,4 @@ def _shown(name: str, value: Any) -> str:
         return ",".join("***" for _ in value)
     if isinstance(value, tuple):
         return ",".join(value)
-    return masked_url(value) if name == "redis_url" else str(value)
+    return masked_url(value) if name in ADDRESSES else str(value)

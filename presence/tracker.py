@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 
 from presence.announcing import announcing
@@ -45,6 +46,8 @@ OBSERVING_MS = 24 * 3600 * 1000  # how long a record names a channel that a stre
 ONCE_KEEP_MS = 24 * 3600 * 1000
 BACKEND_SESSION = "back-end"
 
+Unclaimed = Callable[[str, str, str], None]  # channel, user, generation of a member whose last state the archive has
+
 
 class Tracker:
     """Transitions of sessions, members and channels."""
@@ -55,6 +58,7 @@ class Tracker:
         self._node = node
         self.keys = keys
         self._events = metrics.events
+        self.on_unclaimed: Unclaimed = lambda channel, user, generation: None
         self.heartbeats = Heartbeats(scripts, keys, metrics.heartbeats.inc)
 
     async def connect(self, user: str, session: str, token_end_ms: int, streaming: bool, number: str = "") -> Record:
@@ -127,8 +131,11 @@ class Tracker:
             *("" if ttl_ms is None else ttl_ms, self._settings.ttl_ms, compact(user), info, state),
             *(int(not revive), int(replace_info), self._settings.max_sessions, self._settings.max_members),
             *("show" if show else "settled" if settled else "", epoch, seq, SNAPSHOT_LIMIT, FRAME_BYTES),
+            int(bool(self._settings.archive_url)),
         )
         self._refuse(reply[0])
+        if reply[5]:
+            self.on_unclaimed(channel, user, reply[5].decode())
         if reply[1]:
             self._events[("join" if reply[1] == 1 else "update"), ""].inc()
         return Joined(reply[1] == 1, int(reply[2]), reply[3].decode(), view_of(reply[4]))

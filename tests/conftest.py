@@ -145,6 +145,28 @@ def own_stage(own_nodes: Callable[..., list[Node]], fresh_redis: RedisServer) ->
     return StageMaker(own_nodes, fresh_redis)
 
 
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Any]:
+    """SQL servers that all tests share: `databases.of("postgresql").fresh()` is an empty database."""
+    support = pytest.importorskip("tests.support.databases", reason="needs the extra `archive`", exc_type=ImportError)
+    made = support.Databases()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=("sqlite", "postgresql", "mariadb"))
+def database(databases: Any, request: pytest.FixtureRequest) -> str:
+    """The address of an empty database, of every kind in turn."""
+    return str(databases.of(request.param).fresh())
+
+
+@pytest.fixture
+def archive_stage(nodes_on: Callable[..., list[Node]], redis_server: RedisServer, tmp_path: Path) -> Any:
+    """A maker of stages with an archive: `archive_stage(database, ttl_ms=1000)`."""
+    support = pytest.importorskip("tests.support.archivist", reason="needs the extra `archive`", exc_type=ImportError)
+    return support.ArchiveStages(nodes_on, redis_server, tmp_path)
+
+
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
     """pytest-tornado's loop, made current in asyncio's way: Tornado's own `make_current` warns."""

@@ -160,7 +160,7 @@ class UserHandler(ApiHandler):
     """`/v1/users/{U}`"""
 
     async def get(self, user: str) -> None:
-        (presence,) = await self.services.directory.users([user])
+        (presence,) = await self.services.past.users([user])
         self.write_json_text(_user_text(presence))
 
 
@@ -171,12 +171,12 @@ class UsersQueryHandler(ApiHandler):
     only_reads = True
 
     async def get(self) -> None:
-        (presence,) = await self.services.directory.users(["query"])
+        (presence,) = await self.services.past.users(["query"])
         self.write_json_text(_user_text(presence))
 
     async def post(self) -> None:
         users = [codec.name(user, "user") for user in _batch(self.read_object(), "users")]
-        found = await self.services.directory.users(users) if users else []
+        found = await self.services.past.users(users) if users else []
         self.write_json_text(page_text({}, "users", [_user_text(presence) for presence in found]))
 
 

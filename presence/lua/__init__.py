@@ -14,11 +14,11 @@ from presence.lane import Reply
 from presence.lanes import Lanes
 
 PARTS = {
-    "join": ("_feed", "_announce", "_view"),
-    "leave": ("_feed", "_announce"),
-    "set": ("_feed", "_announce"),
-    "publish": ("_feed", "_announce", "_inbox", "_room"),
-    "expire": ("_feed", "_announce"),
+    "join": ("_feed", "_ended", "_announce", "_view"),
+    "leave": ("_feed", "_ended", "_announce"),
+    "set": ("_feed", "_ended", "_announce"),
+    "publish": ("_feed", "_ended", "_announce", "_inbox", "_room"),
+    "expire": ("_feed", "_ended", "_announce"),
     "snapshot": ("_view",),
     "touch": (),
     "close": (),
@@ -26,6 +26,9 @@ PARTS = {
     "record": (),
     "release": (),
     "renew": (),
+    "promote": ("_feed", "_ended", "_announce"),
+    "recall": (),
+    "forget": (),
     "queue_put": ("_feed",),
     "queue_drop": ("_feed",),
     "queue_take": ("_feed", "_bury"),

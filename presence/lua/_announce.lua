@@ -130,8 +130,12 @@ local function end_session(channel, user, session, reason, seen, tombstone)
   if redis.call('EXISTS', base .. 'roster:' .. channel) == 0 then
     redis.call('ZREM', base .. 'channels', channel)
   end
-  announce(channel, 'leave', reason, user, session, member.state,
-    '"type":"leave","user":' .. member.json .. ',"reason":"' .. reason .. '","last_seen":' .. int(seen),
-    {'generation', member.generation, 'info', member.info, 'state', member.state, 'since', member.since})
+  local feed = {'generation', member.generation, 'info', member.info, 'state', member.state, 'since', member.since}
+  if member.unclaimed then
+    feed[#feed + 1], feed[#feed + 2] = 'unclaimed', '1'
+  end
+  announce(channel, 'leave', reason, user, session, not member.unclaimed and member.state,
+    '"type":"leave","user":' .. member.json .. ',"reason":"' .. reason .. '","last_seen":' .. int(seen), feed)
+  keep_ended(channel, user, member, seen)
   return true
 end

@@ -17,6 +17,9 @@ end
 local function bury(group, source, id, deliveries, fields, most)
   local dead = base .. 'dead:' .. group
   if redis.call('XLEN', dead) >= most then
+    for _, row in ipairs(redis.call('XRANGE', dead, '-', '+', 'COUNT', '1')) do
+      let_go(group, row[2])
+    end
     redis.call('XTRIM', dead, 'MAXLEN', '=', most - 1)
     lose(group, 1)
   end

@@ -5,6 +5,8 @@
 -- there:<group>  consumer -> when it asked last
 -- dead:<group>   what was delivered too often;  again:<group>  what was taken out of there to be tried once more
 -- lost           group -> entries that had to go before they were acknowledged
+-- unarchived     user SEP channel SEP generation SEP last_seen SEP state of the newest presence that ended there, until
+--                the queue `archive` has acknowledged it
 
 local function queue_of(group)
   local row = redis.call('HGET', base .. 'queues', group)
@@ -49,15 +51,27 @@ local function fits(pattern, channel)
   end
 end
 
-local function wants(queue, fields)
-  if not fits(queue.pattern, field_of(fields, 'channel')) then
+local function wants_kind(queue, channel, kind)
+  if not fits(queue.pattern, channel) then
     return false
   end
-  if queue.types == '' then
-    return true
-  end
+  return queue.types == '' or string.find(',' .. queue.types .. ',', ',' .. kind .. ',', 1, true) ~= nil
+end
+
+local function wants(queue, fields)
   local kind = string.match(field_of(fields, 'event'), '^{"seq":%d+,"at":%d+,"type":"(%a+)"')
-  return string.find(',' .. queue.types .. ',', ',' .. kind .. ',', 1, true) ~= nil
+  return wants_kind(queue, field_of(fields, 'channel'), kind)
+end
+
+-- What is kept of an ended presence until the queue `archive` has acknowledged it. As `keep_ended` in _ended.lua.
+local function let_go(group, fields)
+  local seen = group == 'archive' and string.match(field_of(fields, 'event'), '"last_seen":(%d+)}$')
+  if seen then
+    redis.call('ZREM', base .. 'unarchived', table.concat({
+      field_of(fields, 'user'), field_of(fields, 'channel'), field_of(fields, 'generation'), seen,
+      field_of(fields, 'unclaimed') and '' or field_of(fields, 'state'),
+    }, SEP))
+  end
 end
 
 -- Whether an entry came after another, by their ids: milliseconds-number.
@@ -101,12 +115,16 @@ local function give_way(most)
     for _, row in ipairs(rows) do
       if queue and is_after(row[1], group.read) and wants(queue, row[2]) then
         lost = lost + 1
+        let_go(group.name, row[2])
       end
     end
     for _, held in ipairs(redis.call('XPENDING', feed, group.name, '-', last, #rows)) do
       redis.call('XACK', feed, group.name, held[1])
       redis.call('ZREM', base .. 'lease:' .. group.name, 'f' .. held[1])
       lost = lost + 1
+      for _, row in ipairs(group.name == 'archive' and redis.call('XRANGE', feed, held[1], held[1]) or {}) do
+        let_go(group.name, row[2])
+      end
     end
     if lost > 0 then
       redis.call('HINCRBY', base .. 'lost', group.name, lost)

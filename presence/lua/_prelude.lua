@@ -87,7 +87,8 @@ local function keep_alive(entry, number, deadline)
   redis.call('ZADD', base .. 'due', int(deadline), entry)
 end
 
--- member:<ch>  user -> generation, since, ids of the live sessions by comma, user as JSON, info, state
+-- member:<ch>  user -> generation, since, ids of the live sessions by comma, user as JSON, info, state, and a 1 while
+-- it is not known yet whether an earlier presence left a state behind (see promote.lua)
 local function read_member(channel, user)
   local row = redis.call('HGET', base .. 'member:' .. channel, user)
   if not row then
@@ -98,12 +99,14 @@ local function read_member(channel, user)
   for id in string.gmatch(part[3], '[^,]+') do
     ids[#ids + 1] = id
   end
-  return {generation = part[1], since = part[2], ids = ids, json = part[4], info = part[5], state = part[6]}
+  return {generation = part[1], since = part[2], ids = ids, json = part[4], info = part[5], state = part[6],
+    unclaimed = part[7]}
 end
 
 local function write_member(channel, user, member)
   redis.call('HSET', base .. 'member:' .. channel, user, table.concat({
     member.generation, member.since, table.concat(member.ids, ','), member.json, member.info, member.state,
+    member.unclaimed,
   }, SEP))
 end
 

@@ -4,8 +4,10 @@
 -- ARGV: 1 history_ms, 2 feed length, 3 bus, 4 channel, 5 user, 6 session, 7 number ('' the session's own),
 --       8 ttl_ms ('' the session's own), 9 ttl_ms of a new session, 10 user as JSON, 11 info ('' none),
 --       12 state ('' keep), 13 over a tombstone (0/1), 14 info replaces (0/1), 15 max sessions, 16 max members,
---       17 show (show, settled: only if the partition is readable, ''), 18 cursor epoch, 19 cursor seq, 20 limit of members, 21 max bytes
--- Returns: {'ok', announced 0/1 join/2 update, ttl_ms, number, {epoch, seq, recovered, count, truncated, texts} or {epoch, seq}}
+--       17 show (show, settled: only if the partition is readable, ''), 18 cursor epoch, 19 cursor seq, 20 limit of members, 21 max bytes,
+--       22 the state of the user's last presence comes back (0/1)
+-- Returns: {'ok', announced 0/1 join/2 update, ttl_ms, number, {epoch, seq, recovered, count, truncated, texts} or {epoch, seq},
+--           generation of a member whose last state only the archive knows or ''}
 --          or {'settling'}, {'replaced'}, {'ended'}, {'sessions'}, {'members'}
 
 local channel, user, id, number_given, ttl_given = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -52,9 +54,15 @@ keep_alive(entry, number, now + session.ttl)
 
 if not member then
   announced = 1
+  local unclaimed = nil
+  if state == '' and ARGV[22] == '1' then
+    state = last_state(channel, user) or ''
+    unclaimed = state == '' and '1' or nil
+  end
   member = {
     generation = int(now_us), since = int(now), ids = {id}, json = ARGV[10],
     info = info ~= '' and info or '{}', state = state ~= '' and state or '{}',
+    unclaimed = unclaimed,
   }
   write_member(channel, user, member)
   redis.call('ZADD', base .. 'roster:' .. channel, 0, user)
@@ -74,7 +82,9 @@ else
   local new_state = state ~= '' and state ~= member.state
   member.info = new_info and info or member.info
   member.state = new_state and state or member.state
-  if new_info or new_state or not known then
+  local claimed = state ~= '' and member.unclaimed
+  member.unclaimed = state == '' and member.unclaimed or nil
+  if new_info or new_state or claimed or not known then
     write_member(channel, user, member)
   end
   if new_info or new_state then
@@ -92,4 +102,4 @@ else
   local epoch, seq = position(channel, HISTORY_MS, false)
   shown = {epoch, int(seq)}
 end
-return {'ok', announced, int(session.ttl), int(number), shown}
+return {'ok', announced, int(session.ttl), int(number), shown, member.unclaimed and member.generation or ''}

@@ -11,4 +11,7 @@ for _, other in ipairs(groups_of(base .. 'feed')) do
 end
 redis.call('DEL', base .. 'lease:' .. group, base .. 'dead:' .. group, base .. 'again:' .. group, base .. 'there:' .. group, base .. 'lead:' .. group)
 redis.call('HDEL', base .. 'lost', group)
+if group == 'archive' then
+  redis.call('DEL', base .. 'unarchived')
+end
 return {'ok', redis.call('HDEL', base .. 'queues', group)}

@@ -14,6 +14,9 @@ for at = 5, #ARGV do
   local stream = stream_of(group, source)
   local held = redis.call('ZSCORE', leases, ARGV[at]) and redis.call('XPENDING', stream, group, id, id, 1, consumer)[1]
   if held and what == 'ack' then
+    for _, row in ipairs(group == 'archive' and redis.call('XRANGE', stream, id, id) or {}) do
+      let_go(group, row[2])
+    end
     redis.call('XACK', stream, group, id)
     redis.call('ZREM', leases, ARGV[at])
     if source == 'a' then

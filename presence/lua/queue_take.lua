@@ -57,6 +57,7 @@ local function read_new(source)
         give(source, row[1], 1, row[2])
       else
         redis.call('XACK', stream, group, row[1])
+        let_go(group, row[2])
       end
     end
   end

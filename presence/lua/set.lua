@@ -12,11 +12,15 @@ end
 if ARGV[7] ~= '' and session.number > tonumber(ARGV[7]) then -- guard: order of connection numbers
   return {'replaced'}
 end
-if member.state == state then
+local changed = member.state ~= state
+if not changed and not member.unclaimed then
   return {'ok', 0}
 end
-member.state = state
+member.state, member.unclaimed = state, nil
 write_member(channel, user, member)
+if not changed then
+  return {'ok', 0}
+end
 announce(channel, 'update', '', user, id, state, '"type":"update","user":' .. member.json .. ',"state":' .. state,
   {'generation', member.generation, 'since', member.since})
 return {'ok', 1}

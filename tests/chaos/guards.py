@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.chaos import crossings, numbers, queueing, silence
+from tests.chaos import crossings, numbers, queueing, returning, silence
 from tests.chaos.workbench import Workbench
 from tests.support.patches import Cut
 
@@ -272,5 +272,45 @@ GUARDS = [
         "count-of-what-is-lost",
         queueing.what_a_worker_holds_when_it_has_to_go_is_counted,
         Cut("publish.lua", "redis.call('XPENDING', feed, group.name, '-', last, #rows)", "{}"),
+    ),
+    Guard(
+        "unclaimed-state",
+        returning.a_state_that_was_set_is_not_replaced_by_an_archived_one,
+        Cut("promote.lua", "not member.unclaimed or "),
+    ),
+    Guard(
+        "end-of-the-wait-for-a-state",
+        returning.a_state_that_was_set_is_not_replaced_by_an_archived_one,
+        Cut("set.lua", "member.state, member.unclaimed = state, nil", "member.state = state"),
+    ),
+    Guard(
+        "generation-of-a-promotion",
+        returning.an_answer_for_an_earlier_presence_changes_nothing_in_the_next,
+        Cut("promote.lua", " or member.generation ~= ARGV[6]"),
+    ),
+    Guard(
+        "age-of-a-promoted-state",
+        returning.only_the_state_of_an_earlier_presence_comes_back,
+        Cut("promote.lua", "tonumber(ARGV[7]) >= tonumber(member.generation)", "false"),
+    ),
+    Guard(
+        "newest-of-the-unarchived",
+        returning.of_two_ends_that_wait_for_the_archive_the_newer_comes_back,
+        Cut("leave.lua", "redis.call('ZREM', unarchived, older)", "do end"),
+    ),
+    Guard(
+        "end-that-waits-for-the-archive",
+        returning.what_is_not_archived_yet_is_known,
+        Cut("leave.lua", "  keep_ended(channel, user, member, seen)\n"),
+    ),
+    Guard(
+        "end-that-is-archived",
+        returning.what_is_not_archived_yet_is_known,
+        Cut("queue_settle.lua", "      let_go(group, row[2])\n"),
+    ),
+    Guard(
+        "end-that-is-lost",
+        returning.what_had_to_go_is_not_kept_for_ever,
+        Cut("publish.lua", "        lost = lost + 1\n        let_go(group.name, row[2])", "        lost = lost + 1"),
     ),
 ]

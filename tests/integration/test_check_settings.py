@@ -73,6 +73,8 @@ def test_without_address_and_program_the_extra_to_install_is_named(
         ({"token_secret": (), "token_key_file": Path("/no/such/key.pem")}, "bad_key", True),
         ({"ping_ms": 20_000}, "ping_too_slow", True),
         ({"grace_ms": 60_000}, "grace_beyond_ttl", False),
+        ({"archive_url": "mysql+nothing://x/y"}, "bad_archive", True),
+        ({"archive_url": "mysql://x:secret@127.0.0.1:1/y"}, "archive_away", False),
         ({"api_keys": ("one", "two"), "read_keys": ("two",)}, "key_in_both", False),
     ],
 )

@@ -31,6 +31,8 @@ NAMES = {
     "presence_webhook_deliveries",
     "presence_webhook_failing",
     "presence_webhook_lag_seconds",
+    "presence_states_restored",
+    "presence_archive_reads",
 }
 
 

@@ -1,0 +1,184 @@
+"""The database of ended presences, on real SQLite, PostgreSQL and MariaDB: nothing twice, nothing confused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
+
+from sqlalchemy.exc import DBAPIError
+
+from presence.archive.store import Ended, Store, StoreAway
+from presence.errors import BadSetting
+from tests.support.archivist import rows
+from tests.support.databases import execute
+
+ROW = Ended("ann", "room", 5, '{"n":"ann"}', '{"mood":"fine"}', 100, 200, 210, "left")
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    """An empty store."""
+    store = Store(database, patience_ms=2000)
+    store.prepare()
+    yield store
+    store.close()
+
+
+def refuse(database: str, user: str) -> None:
+    """Make the database refuse rows of that user, by a trigger as an operator might have one."""
+    head = "CREATE TRIGGER refuse BEFORE INSERT ON ended_presences FOR EACH ROW"
+    if database.startswith("sqlite"):
+        body = f"{head} WHEN NEW.user_id = '{user}' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        execute(database, body)
+    elif database.startswith("mysql"):
+        body = f"IF NEW.user_id = '{user}' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'; END IF"
+        execute(database, f"{head} BEGIN {body}; END")
+    else:
+        body = f"BEGIN IF NEW.user_id = '{user}' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END"
+        execute(database, f"CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")
+        execute(database, f"{head} EXECUTE FUNCTION no()")
+
+
+def test_a_row_keeps_everything_and_writing_it_again_makes_no_second_one(store: Store, database: str) -> None:
+    assert store.write([]) == []
+    assert store.write([ROW, ROW]) == []
+    assert store.write([ROW]) == []
+
+    assert [Ended(**row) for row in rows(database)] == [ROW]
+
+
+def test_of_two_ends_of_one_presence_the_later_is_kept_whichever_is_written_last(store: Store, database: str) -> None:
+    later = replace(ROW, ended_at=300, last_seen=290, state='{"mood":"tired"}', reason="timeout")
+
+    store.write([ROW])
+    store.write([later])
+    store.write([ROW])
+
+    (row,) = rows(database)
+    assert (row["ended_at"], row["last_seen"], row["state"], row["reason"]) == (300, 290, '{"mood":"tired"}', "timeout")
+
+
+def test_a_worker_that_comes_too_late_does_not_bring_an_older_state_back(store: Store) -> None:
+    store.write([replace(ROW, generation=7, state='{"mood":"new"}', last_seen=400)])
+    store.write([ROW])
+
+    assert store.last_states([("room", "ann", 9)]) == [(7, '{"mood":"new"}')]
+    assert store.last_seen(["ann"]) == {"ann": 400}
+
+
+def test_the_last_state_is_that_of_the_newest_earlier_presence_in_which_one_was_known(store: Store) -> None:
+    store.write([ROW, replace(ROW, generation=6, state=None), replace(ROW, generation=8, state="{}")])
+
+    places = [("room", "ann", generation) for generation in (5, 6, 7, 8, 9)]
+    known = (5, ROW.state)
+    assert store.last_states([*places, ("hall", "ann", 9), ("room", "ben", 9)]) == [
+        *(None, known, known, known, (8, "{}")),
+        *(None, None),
+    ]
+
+
+NAMES = ["ann", "Ann", "änn", "a%", "a_", "*", "' OR 1=1 --", "{p0}", "é", "e", "ß", "ss", "😀", "ä" * 100, "a|b", "\\"]
+
+
+def test_names_are_taken_literally_and_compare_byte_by_byte(store: Store) -> None:
+    store.write([replace(ROW, user_id=name, channel=name, last_seen=at) for at, name in enumerate(NAMES)])
+
+    assert store.last_seen(NAMES) == {name: at for at, name in enumerate(NAMES)}
+    assert store.last_seen(["ANN", "a", "nobody"]) == {}
+    assert [store.channels(name) for name in NAMES] == [[name] for name in NAMES]
+
+
+def test_a_state_of_any_characters_comes_back_as_it_went(store: Store) -> None:
+    state = '{"t":"\\u0000 \\" \' \\\\ 😀 \u2028 ä","n":[1.5,-0.0,1e300,12345678901234567890,null,true]}'
+
+    store.write([replace(ROW, state=state, info=state)])
+
+    assert store.last_states([("room", "ann", 9)]) == [(5, state)]
+
+
+def test_a_row_that_the_database_refuses_is_set_aside_and_the_rest_of_its_batch_commits(
+    store: Store, database: str
+) -> None:
+    refuse(database, "bad")
+    batch = [replace(ROW, user_id=user) for user in ("ann", "bad", "cid")]
+
+    refused = store.write(batch)
+
+    assert [each.row.user_id for each in refused] == ["bad"]
+    assert "no" not in refused[0].error.split()  # the text of an error may quote the row
+    assert {row["user_id"] for row in rows(database)} == {"ann", "cid"}
+
+
+def test_a_database_without_its_table_refuses_no_row_but_is_away(store: Store, database: str) -> None:
+    execute(database, "DROP TABLE ended_presences")
+
+    with pytest.raises(StoreAway):
+        store.write([ROW])
+    store.prepare()
+    assert store.write([ROW]) == []
+
+
+def test_who_reads_before_the_first_worker_came_finds_nothing_and_makes_nothing(database: str, tmp_path: Path) -> None:
+    missing = tmp_path / "folder" / "file.sqlite"
+    for url in (database, f"sqlite:///{missing}"):
+        store = Store(url)
+
+        assert store.last_seen(["ann"]) == {}
+        assert store.last_states([("room", "ann", 9), ("hall", "ann", 9)]) == [None, None]
+        assert store.channels("ann") == []
+        assert "worker" in str(store.problem())
+        store.close()
+
+    assert not missing.parent.exists()
+    with pytest.raises(DBAPIError):
+        rows(database)
+
+
+def test_an_erased_user_leaves_no_row_and_the_others_stay(store: Store, database: str) -> None:
+    store.write([ROW, replace(ROW, channel="hall"), replace(ROW, user_id="Ann"), replace(ROW, user_id="ben")])
+
+    assert store.erase("ann") == 2
+    assert store.erase("ann") == 0
+    assert {row["user_id"] for row in rows(database)} == {"Ann", "ben"}
+
+
+def test_several_workers_may_create_the_table_and_write_the_same_rows_at_once(database: str) -> None:
+    batch = [replace(ROW, user_id=f"u{number % 50}", generation=number) for number in range(300)]
+
+    def work(turn: int) -> list[Any]:
+        store = Store(database)
+        try:
+            store.prepare()
+            return store.write(batch if turn % 2 else batch[::-1])
+        finally:
+            store.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(8))) == [[]] * 8
+    assert len(rows(database)) == 300
+
+
+@pytest.mark.parametrize("url", ["postgresql://nobody:secret@127.0.0.1:1/x", "mysql://nobody:secret@127.0.0.1:1/x"])
+def test_a_database_that_is_not_there_is_away_and_its_password_is_in_no_message(url: str) -> None:
+    store = Store(url, patience_ms=500)
+
+    with pytest.raises(StoreAway) as caught:
+        store.write([ROW])
+    with pytest.raises(StoreAway):
+        store.last_seen(["ann"])
+
+    assert "secret" not in str(caught.value)
+    store.close()
+
+
+def test_an_address_or_driver_that_does_not_exist_is_a_bad_setting() -> None:
+    for url in ("nonsense", "oracle://x/y", "postgresql+nothing://x/y"):
+        with pytest.raises(BadSetting):
+            Store(url)
