@@ -19,14 +19,14 @@ from presence import events, logs
 from presence.addresses import parse_redis_url
 from presence.auth import Authenticator
 from presence.broker import Broker
-from presence.directory import Directory
+from presence.doors import make_doors
+from presence.erasure import Erasure
 from presence.errors import BadSetting, CloseCode, Unavailable
 from presence.events import Event
 from presence.expiry import Expiry
 from presence.feedkeeping import FeedKeeping
 from presence.handlers import make_application
 from presence.hub import Hub
-from presence.inboxes import Inboxes
 from presence.inflow import Inflow
 from presence.keys import SCHEMA, Keys
 from presence.lanes import Lanes
@@ -35,13 +35,11 @@ from presence.lua import Scripts
 from presence.mailbox import Frame
 from presence.metrics import Metrics
 from presence.past import Past
-from presence.queues import Queues
 from presence.registry import Registry
-from presence.services import Doors, Services
+from presence.services import Services
 from presence.settings import Settings, masked_url
 from presence.takers import Takers
 from presence.topology import make_topology
-from presence.tracker import Tracker
 from presence.webhooks import Webhooks, load_targets
 from presence.wheel import Wheel
 
@@ -68,45 +66,27 @@ class Node:
         self._sweeps = Lanes(self.topology)  # of its own: whatever the others do, silence is noticed
         # The sweep asks all the time: what it finds away nobody else needs to wait for.
         self._commands = Lanes(self.topology, self._sweeps.away)
-        self.scripts = Scripts(self._commands)
-        self.tracker = Tracker(self.scripts, self.keys, settings, self.name, self.metrics)
         self._reads = Lanes(self.topology, self._sweeps.away)
-        self.directory = Directory(self._reads, self.keys, self.tracker)
         self._work = Lanes(self.topology, self._sweeps.away)  # of back ends: a batch of 500 delays no client
-        self.queues = Queues(Scripts(self._work), self.keys, self.metrics)
-        self.takers = Takers(self.queues, self.keys)
-        targets = load_targets(settings.webhooks_file)
-        self.webhooks = Webhooks(targets, Scripts(self._work), self.queues, self.keys, self.name, self.metrics)
-        self.feedkeeping = FeedKeeping(Scripts(self._work), self.queues, self.keys, settings, self.metrics)
         self._durable = Lanes(self.topology, self._sweeps.away, replicas=settings.durable_replicas)
+        common = (self.keys, settings, self.name, self.metrics)
+        doors = make_doors(*common, self._commands, self._reads, self._work)
+        self.doors = {"accepted": doors, "durable": make_doors(*common, *[self._durable] * 3)}
+        self.scripts, self.tracker, self.directory = doors.scripts, doors.tracker, doors.directory
+        self.queues, self.inboxes = doors.queues, doors.inboxes
+        self.takers = Takers(self.queues, self.keys)
+        work = Scripts(self._work)
+        targets = load_targets(settings.webhooks_file)
+        self.webhooks = Webhooks(targets, work, self.queues, self.keys, self.name, self.metrics)
+        self.feedkeeping = FeedKeeping(work, self.queues, self.keys, settings, self.metrics)
         self.past = Past(self.directory, self.scripts, self.keys, settings, self.metrics)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
-        self.inboxes = Inboxes(self.scripts, self.keys, settings)
         self.inflow = Inflow(self.registry, self.tracker, self.metrics)
         self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
-        self.services = Services(
-            settings=settings,
-            node=self.name,
-            tracker=self.tracker,
-            directory=self.directory,
-            past=self.past,
-            queues=self.queues,
-            inboxes=self.inboxes,
-            inflow=self.inflow,
-            takers=self.takers,
-            webhooks=self.webhooks,
-            doors=self._doors(),
-            hub=self.hub,
-            registry=self.registry,
-            wheel=self.wheel,
-            auth=Authenticator(settings),
-            metrics=self.metrics,
-            admission=Admission(settings.max_connections),
-            ready=self.ready,
-        )
+        self.services = self._make_services()
         self._seen: list[tuple[str, str, int]] = []
         self._evicting = False
         self._server: HTTPServer | None = None
@@ -202,15 +182,28 @@ class Node:
 
     # ---- below: private ----
 
-    def _doors(self) -> dict[str, Doors]:
-        scripts = Scripts(self._durable)
-        tracker = Tracker(scripts, self.keys, self.settings, self.name, self.metrics)
-        directory = Directory(self._durable, self.keys, tracker)
-        inboxes = Inboxes(scripts, self.keys, self.settings)
-        return {
-            "accepted": Doors(self.tracker, self.directory, self.queues, self.inboxes),
-            "durable": Doors(tracker, directory, Queues(scripts, self.keys, self.metrics), inboxes),
-        }
+    def _make_services(self) -> Services:
+        return Services(
+            settings=self.settings,
+            node=self.name,
+            tracker=self.tracker,
+            directory=self.directory,
+            past=self.past,
+            queues=self.queues,
+            inboxes=self.inboxes,
+            erasure=Erasure(self.past, self.keys),
+            inflow=self.inflow,
+            takers=self.takers,
+            webhooks=self.webhooks,
+            doors=self.doors,
+            hub=self.hub,
+            registry=self.registry,
+            wheel=self.wheel,
+            auth=Authenticator(self.settings),
+            metrics=self.metrics,
+            admission=Admission(self.settings.max_connections),
+            ready=self.ready,
+        )
 
     def _connect_parts(self) -> None:
         """Say who tells whom."""
@@ -218,7 +211,7 @@ class Node:
         self.broker.on_control = self.registry.heard_control
         self.broker.on_lapse = self.expiry.notice
         self.broker.on_subscribed = self._subscribed
-        for doors in self.services.doors.values():
+        for doors in self.doors.values():
             doors.tracker.on_unclaimed = self.past.returned
         self.expiry.on_lost_data = self._lost_data
         self.expiry.on_trouble = self.services.disturbed

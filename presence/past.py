@@ -92,19 +92,23 @@ class Past:
             self._restoring = asyncio.get_running_loop().create_task(self._restore(self._store))
 
     async def erase(self, user: str) -> int:
-        """Forget the user: last seen, last states, every row of the archive; returns how many rows there were. What
-        waits in queues is not touched: erase it first, or a worker brings it back. Raises Unavailable."""
+        """Forget the user's presences that have ended: last seen, last states, every row of the archive, also those
+        that the queue still has; returns how many rows there were. Raises Unavailable."""
         channels: dict[int, list[str]] = {number: [] for number in range(self._keys.partitions)}
-        if self._store is not None:
-            for channel in await self._ask(self._store.channels, user):
+        store = self._store
+        if store is not None:
+            for channel in await self._ask(store.channels, user):
                 channels[self._keys.partition(channel)].append(channel)
-        await asyncio.gather(
+        replies = await asyncio.gather(
             *(
                 self._scripts.call("forget", self._keys.script(number), (user, *known))
                 for number, known in channels.items()
             )
         )
-        return await self._ask(self._store.erase, user) if self._store is not None else 0
+        if store is None:
+            return 0
+        until = max(int(reply[2]) for reply in replies)  # later generations are of presences after this
+        return await self._ask(lambda name: store.erase(name, until), user)
 
     async def stop(self) -> None:
         """End what is under way; a question to the database ends by itself."""

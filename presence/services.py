@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from presence.auth import Authenticator
 from presence.directory import Directory
+from presence.doors import Doors
+from presence.erasure import Erasure
 from presence.hub import Hub
 from presence.inboxes import Inboxes
 from presence.inflow import Inflow
@@ -30,16 +32,6 @@ if TYPE_CHECKING:
 log = get(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """Ways to change the state, all with the same durability."""
-
-    tracker: Tracker
-    directory: Directory
-    queues: Queues
-    inboxes: Inboxes
-
-
 @dataclass
 class Services:
     """Everything that one node consists of."""
@@ -51,6 +43,7 @@ class Services:
     past: Past
     queues: Queues
     inboxes: Inboxes
+    erasure: Erasure
     takers: Takers
     inflow: Inflow
     webhooks: Webhooks

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, delete, func, inspect, select
+from sqlalchemy import Connection, Select, func, inspect, select
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from presence.archive.engine import READING, address_of, file_of, make_engine
+from presence.archive.erased import delete_erased, erase
 from presence.archive.tables import ENDED, KEY, METADATA
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ class Store:
         self._engine = make_engine(address_of(url), patience_ms, connections)
 
     def prepare(self) -> None:
-        """Create the table where it is missing; several may do so at once. Raises StoreAway."""
+        """Create the tables where they are missing; several may do so at once. Raises StoreAway."""
         if path := file_of(self._engine.url):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,13 +88,16 @@ class Store:
         try:
             with self._engine.begin() as connection:
                 connection.execute(statement, values)
+                delete_erased(connection, {row.user_id for row in rows})
             return []
         except SQLAlchemyError as error:
             if not _refuses_rows(error):
                 raise _away(error) from error
         try:
             with self._engine.begin() as connection:
-                return list(_one_by_one(connection, statement, ordered))
+                refused = list(_one_by_one(connection, statement, ordered))
+                delete_erased(connection, {row.user_id for row in rows})
+                return refused
         except SQLAlchemyError as error:
             raise _away(error) from error
 
@@ -125,13 +129,13 @@ class Store:
         query = select(ENDED.c.channel).where(ENDED.c.user_id == user).distinct()
         return self._ask(lambda connection: [str(channel) for (channel,) in connection.execute(query)], [])
 
-    def erase(self, user: str) -> int:
-        """Delete every row of the user, and return how many there were. Raises StoreAway."""
-        if not self.channels(user):
-            return 0
+    def erase(self, user: str, until: int) -> int:
+        """Delete the user's rows up to that generation, also those that workers still bring; returns how many there
+        were. Raises StoreAway."""
+        self.prepare()
         try:
             with self._engine.begin() as connection:
-                return int(connection.execute(delete(ENDED).where(ENDED.c.user_id == user)).rowcount)
+                return erase(connection, user, until)
         except SQLAlchemyError as error:
             raise _away(error) from error
 

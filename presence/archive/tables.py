@@ -1,6 +1,6 @@
-"""The table of ended presences, alike in SQLite, PostgreSQL and MariaDB or MySQL.
+"""The tables of ended presences and of erased users, alike in SQLite, PostgreSQL and MariaDB or MySQL.
 
-Before changing it: it lives in databases of others, and is only ever created, never altered. Names compare by bytes
+Before changing it: they live in databases of others, and are only ever created, never altered. Names compare by bytes
 everywhere, as they do in the protocol: `Ann` and `ann`, or `e` and `é`, must not be one row.
 """
 
@@ -50,6 +50,14 @@ ENDED = Table(
     Column("last_seen", BigInteger, nullable=False),
     Column("ended_at", BigInteger, nullable=False),
     Column("reason", String(20), nullable=False),
+    mysql_engine="InnoDB",
+    mysql_charset="utf8mb4",
+)
+ERASED = Table(
+    "erased_users",
+    METADATA,
+    Column("user_digest", String(64), primary_key=True),  # SHA-256 of the name, in hexadecimal digits
+    Column("generation", BigInteger, nullable=False),
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
 )

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 from presence import codec, events
 from presence.directory import UserPresence
+from presence.doors import Doors
 from presence.errors import BadRequest, Forbidden, PresenceError
 from presence.fields import durability_of
 from presence.handlers.base import MAX_BATCH_BYTES, BodyHandler
-from presence.services import Doors
 from presence.settings import MAX_TTL_MS, MIN_TTL_MS
 from presence.tracker import BACKEND_SESSION
 
@@ -163,16 +163,19 @@ class UserHandler(ApiHandler):
         (presence,) = await self.services.past.users([user])
         self.write_json_text(_user_text(presence))
 
+    async def delete(self, user: str) -> None:
+        sessions, archived = await self.services.erasure.erase(user, self.doors())
+        self.write_json_text(codec.compact({"sessions": sessions, "archived": archived}))
 
-class UsersQueryHandler(ApiHandler):
-    """`/v1/users/query`; a user may be called "query" too: `GET` asks for that one."""
+
+class UsersQueryHandler(UserHandler):
+    """`/v1/users/query`; a user may be called "query" too: the other methods are about that one."""
 
     max_body_bytes = MAX_BATCH_BYTES
     only_reads = True
 
-    async def get(self) -> None:
-        (presence,) = await self.services.past.users(["query"])
-        self.write_json_text(_user_text(presence))
+    def names(self) -> list[str]:
+        return [] if self.request.method == "POST" else ["query"]
 
     async def post(self) -> None:
         users = [codec.name(user, "user") for user in _batch(self.read_object(), "users")]

@@ -29,6 +29,7 @@ PARTS = {
     "promote": ("_feed", "_ended", "_announce"),
     "recall": (),
     "forget": (),
+    "erase": (),
     "queue_put": ("_feed",),
     "queue_drop": ("_feed",),
     "queue_take": ("_feed", "_bury"),

@@ -1,7 +1,7 @@
 -- Forget what is kept of a user's ended presences. What waits in queues stays.
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 user, then channels of this partition in which the archive knows the user 2 channel
--- Returns: {'ok', how many keys and entries went}
+-- Returns: {'ok', how many keys and entries went, the generation that a presence would get now}
 
 local user, gone = ARGV[1], 0
 local head = user .. SEP
@@ -12,4 +12,4 @@ end
 for at = 2, #ARGV do
   gone = gone + redis.call('DEL', base .. 'last:' .. ARGV[at] .. SEP .. user)
 end
-return {'ok', gone}
+return {'ok', gone, int(now_us)}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
 
 from sqlalchemy.exc import DBAPIError
 
+from presence.archive.erased import delete_erased
 from presence.archive.store import Ended, Store, StoreAway
 from presence.errors import BadSetting
 from tests.support.archivist import rows
@@ -144,9 +146,41 @@ def test_who_reads_before_the_first_worker_came_finds_nothing_and_makes_nothing(
 def test_an_erased_user_leaves_no_row_and_the_others_stay(store: Store, database: str) -> None:
     store.write([ROW, replace(ROW, channel="hall"), replace(ROW, user_id="Ann"), replace(ROW, user_id="ben")])
 
-    assert store.erase("ann") == 2
-    assert store.erase("ann") == 0
+    assert store.erase("ann", 100) == 2
+    assert store.erase("ann", 100) == 0
     assert {row["user_id"] for row in rows(database)} == {"Ann", "ben"}
+
+
+def test_what_comes_late_of_an_erased_user_is_not_written_and_what_is_newer_is(store: Store, database: str) -> None:
+    store.erase("ann", 100)
+
+    for generation in (5, 100, 101):
+        store.write([replace(ROW, generation=generation), replace(ROW, user_id="ben", generation=generation)])
+
+    kept = {(row["user_id"], row["generation"]) for row in rows(database)}
+    assert kept == {("ann", 101), ("ben", 5), ("ben", 100), ("ben", 101)}
+
+
+def test_an_erasure_beside_a_writer_leaves_nothing_whichever_commits_last(
+    store: Store, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, erased = Event(), Event()
+
+    def look_late(connection: Any, users: Any) -> None:
+        written.set()
+        erased.wait(1)  # SQLite and PostgreSQL let the erasure wait for this writer: then time is up first
+        delete_erased(connection, users)
+
+    monkeypatch.setattr("presence.archive.store.delete_erased", look_late)
+    with ThreadPoolExecutor() as threads:
+        writing = threads.submit(store.write, [ROW])
+        assert written.wait(5)
+        erasing = threads.submit(store.erase, "ann", 100)
+        erasing.add_done_callback(lambda _: erased.set())
+        assert writing.result(10) == []
+        erasing.result(10)
+
+    assert rows(database) == []
 
 
 def test_several_workers_may_create_the_table_and_write_the_same_rows_at_once(database: str) -> None:
