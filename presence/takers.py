@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
+from presence.errors import PresenceError
 from presence.events import Event
 from presence.keys import Keys
 from presence.queues import Queues
@@ -39,6 +41,7 @@ class Takers:
         self._keys = keys
         self._lines: dict[str, _Line] = {}
         self._ended = False
+        self._giving_back: set[asyncio.Task[None]] = set()
         self.answering = 0  # requests whose answer is not written yet
 
     def heard_event(self, event: Event) -> None:
@@ -63,7 +66,7 @@ class Takers:
         line.waiting.append(bell)
         try:
             if line.waiting[0] is bell or wait_ms == 0:
-                events, more = await self._queues.take(group, consumer, count, lease_ms)
+                events, more = await self._ask(group, consumer, count, lease_ms)
                 line.heard |= more
             while not events and not self._ended and (left_s := ends - time.monotonic()) > 0:
                 first = line.waiting[0] is bell
@@ -71,7 +74,7 @@ class Takers:
                 if line.waiting[0] is not bell:
                     continue
                 heard, line.heard = line.heard, set()
-                events, more = await self._queues.take(group, consumer, count, lease_ms, heard or None)
+                events, more = await self._ask(group, consumer, count, lease_ms, heard or None)
                 line.heard |= more
                 if not events:
                     await asyncio.sleep(PAUSE_S)
@@ -82,6 +85,31 @@ class Takers:
             else:
                 del self._lines[group]
         return events
+
+    async def give_back(self, group: str, consumer: str, events: list[dict[str, Any]]) -> None:
+        """Let others have what nobody is there to take; where Redis cannot be asked, its lease ends by itself."""
+        if events:
+            with suppress(PresenceError):
+                await self._queues.settle(group, consumer, "release", [event["id"] for event in events])
+
+    async def _ask(
+        self, group: str, consumer: str, count: int, lease_ms: int, partitions: set[int] | None = None
+    ) -> tuple[list[dict[str, Any]], set[int]]:
+        """As `Queues.take`; who goes meanwhile takes nothing along."""
+        asking = asyncio.ensure_future(self._queues.take(group, consumer, count, lease_ms, partitions))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            asking.add_done_callback(lambda done: self._come_too_late(group, consumer, done))
+            raise
+
+    def _come_too_late(
+        self, group: str, consumer: str, asked: asyncio.Future[tuple[list[dict[str, Any]], set[int]]]
+    ) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            task = asyncio.get_running_loop().create_task(self.give_back(group, consumer, asked.result()[0]))
+            self._giving_back.add(task)
+            task.add_done_callback(self._giving_back.discard)
 
 
 async def _rung(bell: asyncio.Event, within_s: float) -> None:

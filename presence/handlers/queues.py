@@ -83,8 +83,8 @@ class TakeHandler(QueueApiHandler):
         takers.answering += 1
         try:
             events = await self._taking
-            if events and self._client_is_gone():
-                await self.services.queues.settle(group, consumer, "release", [event["id"] for event in events])
+            if self._client_is_gone():
+                await takers.give_back(group, consumer, events)
             self.write_json_text(page_text({}, "events", [codec.compact(event) for event in events]))
         except asyncio.CancelledError:
             return  # nobody is there any more

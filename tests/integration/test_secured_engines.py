@@ -137,7 +137,14 @@ async def test_a_locked_redis_reads_all_of_its_file_when_it_starts_again(
     assert after == before
     assert _refused(engine) == []
     await eventually(lambda: _ready(stage), HEAL_S, 0.1, what="both nodes to be ready")
+    await eventually(lambda: _takes_messages(stage), HEAL_S, 0.1, what="the connections of before to be given up")
     await stage.fence(stayed)
+
+
+async def _takes_messages(stage: OwnStage) -> bool:
+    message = {"name": "back", "data": None}
+    response = await stage.api("POST", "channels", stage.channel, "messages", json=message)
+    return response.status == 200
 
 
 def _saved(server: RedisServer) -> bool:
