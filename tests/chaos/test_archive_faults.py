@@ -78,6 +78,7 @@ async def test_restarting_the_database_in_mid_burst_loses_nothing(
     assert (await stage.settled())["dead"] == 0
 
 
+@pytest.mark.long
 @run_async
 async def test_killing_workers_in_mid_batch_loses_nothing_and_doubles_nothing(archive_stage: Any, sqlite: str) -> None:
     stage = archive_stage(sqlite)

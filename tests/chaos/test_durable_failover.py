@@ -53,7 +53,7 @@ class Publishers:
         return response.status == 200
 
 
-@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+@pytest.mark.parametrize("kind", ["sentinel", pytest.param("cluster", marks=pytest.mark.long)])
 @run_async
 @limited(180)
 async def test_a_primary_killed_under_durable_publishes_loses_none_of_them(

@@ -176,7 +176,8 @@ async def durable_departures(node: Node, count: int, progress: list[str]) -> Non
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("kind", ["sentinel", pytest.param("cluster", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
 @run_async
 @limited(180)
 async def test_a_failover_and_a_kill_lose_no_departure_that_was_durable(

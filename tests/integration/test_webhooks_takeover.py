@@ -29,6 +29,7 @@ def start(own_stage: StageMaker, tmp_path: Path, nodes: int = 2) -> OwnStage:
     return own_stage(nodes, webhooks_file=tmp_path / "webhooks.toml", partitions=4)
 
 
+@pytest.mark.long
 @run_async
 async def test_a_batch_under_way_goes_on_under_its_id_when_its_node_is_killed_frozen_or_stopped(
     own_stage: StageMaker, tmp_path: Path, port: int
