@@ -36,6 +36,6 @@ def make_doors(
         scripts=scripts,
         tracker=tracker,
         directory=Directory(reads, keys, tracker),
-        queues=Queues(Scripts(work), keys, metrics),
+        queues=Queues(Scripts(work), keys, metrics, whole=work is commands),
         inboxes=Inboxes(scripts, keys, settings),
     )

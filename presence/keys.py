@@ -31,6 +31,7 @@ KINDS = {
     "dead": "stream",
     "again": "stream",
     "lost": "hash",
+    "durable": "string",
     "lead": "hash",
     "unarchived": "zset",
     "last": "string",

@@ -20,6 +20,7 @@ RENEW_S = 1.0  # how often connections to a server that turned out to be a repli
 MAX_PIPELINE = 500
 MAX_WAITING = 20_000
 WAIT_MS = 500  # for replicas; with the time to write it stays below the time-out
+MARK_MS = 60_000
 
 Reply = Any  # nested lists of bytes and integers
 Words = Sequence[str | bytes | int]
@@ -135,8 +136,9 @@ class Lane:
                 pipeline.execute_command("ASKING")
             pipeline.execute_command(*call.words)
         if self._replicas:
-            # For all that the server has written until now, whoever asked for it: also by an earlier request that is
-            # repeated here and finds nothing to do.
+            # A write of our own comes first: in some engines WAIT speaks of what this connection wrote, and what was
+            # asked for may have been written before, by a request whose answer was lost.
+            pipeline.execute_command("SET", part_of(batch[-1].key) + "}:durable", "1", "PX", MARK_MS)
             pipeline.execute_command("WAIT", self._replicas, WAIT_MS)
         replies = iter(await pipeline.execute(raise_on_error=False))
         found = []
@@ -145,8 +147,8 @@ class Lane:
                 next(replies)
             found.append(next(replies))
         if self._replicas:
-            (confirmed,) = replies
-            if isinstance(confirmed, Exception) or confirmed < self._replicas:
+            mark, confirmed = replies
+            if isinstance(mark, Exception) or isinstance(confirmed, Exception) or confirmed < self._replicas:
                 return [reply if isinstance(reply, Exception) else NotConfirmed() for reply in found]
         return found
 

@@ -25,7 +25,7 @@ TYPES = ("join", "leave", "update", "message")
 DELIVERIES = 5  # how often an event is tried unless the queue says otherwise
 MOST_QUEUES = 100
 MOST_DEAD = 10_000  # dead letters of a queue, over all partitions
-MOST_LOOKED_AT = 5_000  # unread entries of a partition that are counted one by one
+MOST_LOOKED_AT = 5_000  # unread entries that are counted one by one, over all partitions
 THERE_MS = 60_000  # a consumer that asked within this time is there
 
 
@@ -63,8 +63,10 @@ class Standing:
 class Queues:
     """The queues of a deployment."""
 
-    def __init__(self, scripts: Scripts, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, scripts: Scripts, keys: Keys, metrics: Metrics, *, whole: bool = False) -> None:
+        """`whole`: what cannot be done in every partition that is concerned is Unavailable."""
         self._scripts = scripts
+        self._whole = whole
         self._keys = keys
         self._metrics = metrics
 
@@ -77,6 +79,9 @@ class Queues:
         else:
             replies = [await self._call("queue_put", partition, *arguments)]
         if any(reply[0] == b"queues" for reply in replies):
+            made = [number for number, reply in enumerate(replies) if reply[0] == b"ok" and reply[1]]
+            if partition is None:
+                await asyncio.gather(*(self._call("queue_drop", number, group) for number in made))
             raise LimitExceeded(f"there may be {MOST_QUEUES} queues; end one first")
 
     async def drop(self, group: str) -> None:
@@ -90,7 +95,7 @@ class Queues:
     ) -> tuple[list[dict[str, Any]], set[int]]:
         """Up to `count` events for this consumer, the oldest first, its own for `lease_ms`; maybe none. Also the
         partitions in which more may wait. One that cannot be asked keeps back what it has, unless it is all there
-        is: then Unavailable. NotFound if none of those asked knows the queue."""
+        is: then Unavailable. NotFound if all were asked and none knows the queue."""
         asked = list(range(self._keys.partitions) if partitions is None else partitions)
         random.shuffle(asked)  # no partition is always the last
         events: list[dict[str, Any]] = []
@@ -115,7 +120,7 @@ class Queues:
                         asked.append(partition)
         if not events:
             for problem in trouble:
-                if isinstance(problem, Unavailable) or not known:
+                if isinstance(problem, Unavailable) or not (known or partitions):
                     raise problem
         return sorted(events, key=age), set(asked)
 
@@ -137,12 +142,16 @@ class Queues:
     async def settle(
         self, group: str, consumer: str, what: str, ids: Sequence[str], lease_ms: int = 0
     ) -> tuple[list[str], list[str]]:
-        """`ack`, `release` or `extend` what the consumer holds: (ids done, ids that it does not hold any more)."""
+        """`ack`, `release` or `extend` what the consumer holds: (ids done, ids that it does not hold any more). What
+        cannot be asked about right now is in neither; Unavailable where that is all."""
         return await self._each("queue_settle", group, ids, consumer, what, lease_ms)
 
     async def look(self, group: str) -> tuple[Standing, Queue]:
         """How the queue stands, and what it wants."""
-        replies = await self._everywhere("queue_look", group, MOST_LOOKED_AT, THERE_MS)
+        most = max(100, MOST_LOOKED_AT // self._keys.partitions)
+        replies = await self._everywhere("queue_look", group, most, THERE_MS)
+        if any(reply[0] == b"settling" for reply in replies):
+            raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
         if known := [reply for reply in replies if reply[0] != b"none"]:
             replies = known
         _expect_queue(replies[0], group)
@@ -180,24 +189,36 @@ class Queues:
     async def _each(
         self, name: str, group: str, ids: Sequence[str], *arguments: str | int
     ) -> tuple[list[str], list[str]]:
-        """Let each partition do it to those ids that are its own: (ids done, the others)."""
+        """Let each partition do it to those ids that are its own: (ids done, ids that are not there). What lies in a
+        partition that cannot be asked is in neither, unless it is all there is: then Unavailable."""
         entries = {text: Entry.parse(text, self._keys.partitions) for text in ids}
         asked: dict[int, list[tuple[str, Entry]]] = defaultdict(list)
         for text, entry in entries.items():
             if entry is not None:
                 asked[entry.partition].append((text, entry))
-        asked = asked or {0: []}  # at least whether there is such a queue
         replies = await asyncio.gather(
             *(
                 self._call(name, partition, group, *arguments, *(entry.source + entry.stored for _, entry in own))
                 for partition, own in asked.items()
-            )
+            ),
+            return_exceptions=True,
         )
         held: set[str] = set()
+        unknown: set[str] = set()
+        there = False
         for own, reply in zip(asked.values(), replies, strict=True):
-            _expect_queue(reply, group)
-            held |= {text for (text, _), mark in zip(own, reply[1:], strict=True) if mark == 1}
-        return [text for text in entries if text in held], [text for text in entries if text not in held]
+            if isinstance(reply, Unavailable) and not self._whole and len(asked) > 1:
+                unknown |= {text for text, _ in own}
+            elif isinstance(reply, BaseException):
+                raise reply
+            elif reply[0] == b"ok":
+                there = True
+                held |= {text for (text, _), mark in zip(own, reply[1:], strict=True) if mark == 1}
+        if len(unknown) == sum(map(len, asked.values())) > 0:
+            raise Unavailable("Redis cannot be asked right now; try again")
+        if not there and all(reply[0] == b"none" for reply in await self._everywhere(name, group, *arguments)):
+            raise no_such_queue(group)
+        return [text for text in entries if text in held], [text for text in entries if text not in held | unknown]
 
     async def _everywhere(self, name: str, *arguments: str | int) -> list[Reply]:
         return await asyncio.gather(*(self._call(name, p, *arguments) for p in range(self._keys.partitions)))

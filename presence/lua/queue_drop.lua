@@ -9,9 +9,9 @@ for _, other in ipairs(groups_of(base .. 'feed')) do
     redis.call('XGROUP', 'DESTROY', base .. 'feed', group)
   end
 end
-redis.call('DEL', base .. 'lease:' .. group, base .. 'dead:' .. group, base .. 'again:' .. group, base .. 'there:' .. group, base .. 'lead:' .. group)
+redis.call('UNLINK', base .. 'lease:' .. group, base .. 'dead:' .. group, base .. 'again:' .. group, base .. 'there:' .. group, base .. 'lead:' .. group)
 redis.call('HDEL', base .. 'lost', group)
 if group == 'archive' then
-  redis.call('DEL', base .. 'unarchived')
+  redis.call('UNLINK', base .. 'unarchived')
 end
 return {'ok', redis.call('HDEL', base .. 'queues', group)}

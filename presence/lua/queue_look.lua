@@ -1,12 +1,15 @@
 -- How a queue stands in this partition.
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 group, 2 most unread entries that are looked at one by one, 3 ms within which a consumer counts as there
--- Returns: {'none'} (no such queue) or
+-- Returns: {'settling'}, {'none'} (no such queue) or
 --          {'ok', waiting, in flight, age in ms of the oldest entry that is not acknowledged or -1, dead, lost,
 --           max deliveries, types, pattern, then the names of its consumers: who asked lately, or holds something}
 
 local group, leases, feed = ARGV[1], base .. 'lease:' .. ARGV[1], base .. 'feed'
 local queue = queue_of(group)
+if not readable() then
+  return {'settling'}
+end
 if not queue then
   return {'none'}
 end
@@ -32,27 +35,18 @@ local function meet_all(source)
       if pending[1] > 0 then
         meet(pending[2])
       end
-      local from, left = '(' .. other.read, tonumber(ARGV[2])
-      while left > 0 do
-        local rows = redis.call('XRANGE', stream, from, '+', 'COUNT', math.min(left, 500))
-        for _, row in ipairs(rows) do
-          if source == 'a' or wants(queue, row[2]) then
-            waiting = waiting + 1
-            meet(row[1])
-          end
+      local most, found = tonumber(ARGV[2]), 0
+      local rows = redis.call('XRANGE', stream, '(' .. other.read, '+', 'COUNT', most)
+      for _, row in ipairs(rows) do
+        if source == 'a' or wants(queue, row[2]) then
+          found = found + 1
+          meet(row[1])
         end
-        left = left - #rows
-        if #rows == 0 then
-          break
-        end
-        from = '(' .. rows[#rows][1]
       end
-      if left == 0 then -- a very long queue: the rest is counted as the stream counts it
-        for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-          if field_of(flat, 'name') == group then
-            waiting = waiting + math.max(0, tonumber(field_of(flat, 'lag') or 0) - tonumber(ARGV[2]))
-          end
-        end
+      waiting = waiting + found
+      if #rows == most then -- a very long queue: of the rest it wants as much as of these, most likely
+        local rest = math.max(0, other.behind - pending[1] - most)
+        waiting = waiting + math.floor(rest * found / most + 0.5)
       end
       for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
         if field_of(flat, 'name') ~= SEP and field_of(flat, 'pending') > 0 then

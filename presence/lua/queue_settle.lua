@@ -8,6 +8,7 @@ local group, consumer, what, leases = ARGV[1], ARGV[2], ARGV[3], base .. 'lease:
 if redis.call('HEXISTS', base .. 'queues', group) == 0 then
   return {'none'}
 end
+redis.call('DEL', KEYS[2]) -- a write that is never refused, and so the others are not: leases are kept without memory
 local reply = {'ok'}
 for at = 5, #ARGV do
   local source, id = string.sub(ARGV[at], 1, 1), string.sub(ARGV[at], 2)

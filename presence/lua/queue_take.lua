@@ -5,14 +5,25 @@
 --          {'ok', more may wait 0/1, dead letters made, for each entry: source and id, deliveries, its fields}
 
 local READ_AT_ONCE = 2000 -- of entries that the queue does not want
+local CLOCK_MS = 500      -- a step back of the clock that is one
 
 local group, consumer, count, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local queue, leases = queue_of(group), base .. 'lease:' .. group
 if not queue then
   return {'none'}
 end
--- First of all: a Redis out of memory must say so before anything is changed.
-redis.call('ZADD', base .. 'there:' .. group, int(now), consumer)
+redis.call('DEL', KEYS[2]) -- a write that is never refused, and so the others are not: work must go on without memory
+
+-- The clock stepped back: leases would last longer by that much.
+local there = base .. 'there:' .. group
+local latest = tonumber(redis.call('ZREVRANGE', there, 0, 0, 'WITHSCORES')[2] or 0)
+if latest > now + CLOCK_MS then
+  for _, entry in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+    redis.call('ZINCRBY', leases, int(now - latest), entry)
+  end
+  redis.call('DEL', there)
+end
+redis.call('ZADD', there, int(now), consumer)
 
 local taken, buried = {}, 0
 local function give(source, id, deliveries, fields)

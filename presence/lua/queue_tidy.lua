@@ -6,6 +6,7 @@
 
 local feed, kept = base .. 'feed', tonumber(ARGV[1])
 
+redis.call('DEL', KEYS[2]) -- a write that is never refused, and so the others are not
 for _ = 1, 20 do
   if give_way(tonumber(ARGV[2])) == 0 then
     break
@@ -47,7 +48,8 @@ for _, group in ipairs(groups_of(feed)) do
 end
 
 local length = redis.call('XLEN', feed)
-for _ = 1, 20 do
+local first = length > kept and redis.call('XRANGE', feed, '-', '+', 'COUNT', '1')[1]
+for _ = 1, first and (not needed or is_after(needed, first[1])) and 20 or 0 do
   local rows = length > kept and redis.call('XRANGE', feed, '-', '+', 'COUNT', math.min(length - kept, 500)) or {}
   local last = nil
   for _, row in ipairs(rows) do

@@ -254,6 +254,11 @@ GUARDS = [
         Cut("queue_take.lua", "'-inf', int(now), 'LIMIT'", "'-inf', '+inf', 'LIMIT'"),
     ),
     Guard(
+        "clock-of-leases",
+        queueing.a_clock_that_steps_back_makes_no_lease_longer,
+        Cut("queue_take.lua", "redis.call('ZINCRBY', leases, int(now - latest), entry)"),
+    ),
+    Guard(
         "longer-lease",
         queueing.a_lease_that_is_kept_longer_lasts_longer,
         Cut("queue_settle.lua", "redis.call('ZADD', leases, int(now + tonumber(ARGV[4])), ARGV[at])"),

@@ -90,3 +90,16 @@ async def what_a_worker_holds_when_it_has_to_go_is_counted(bench: Workbench) -> 
     assert standing.lost == 50
     assert (standing.waiting, standing.in_flight) == (100, 0)
     assert await node.queues.settle(GROUP, "one", "ack", held) == ([], held)
+
+
+async def a_clock_that_steps_back_makes_no_lease_longer(bench: Workbench) -> None:
+    node = await _queue(bench, 1)
+    held = await _take(node, "one", lease_ms=200)
+    base = node.keys.script(0)[0].removesuffix("guard")
+    await bench.redis.zincrby(base + "lease:" + GROUP, 3_600_000, "f" + held[0].partition("-")[2])
+    await bench.redis.zincrby(base + "there:" + GROUP, 3_600_000, "one")  # as if all this was an hour ahead
+
+    await _take(node, "two")
+    await bench.past(await bench.now_ms() + 200)
+
+    assert await _take(node, "two") == held

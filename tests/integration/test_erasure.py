@@ -159,3 +159,14 @@ async def test_an_end_that_is_still_in_the_queue_does_not_bring_an_erased_user_b
     assert (await stage.ask("GET", "users", WHO))["last_seen"] is None
     await stage.enter(WHO)
     assert (await stage.roster())[WHO]["state"] == {}
+
+
+@run_async
+async def test_a_user_with_very_many_sessions_is_erased_whole(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1, ttl_ms=60_000)
+    for number in range(260):
+        where = ("channels", f"room-{number}", "members", WHO)
+        await stage.ask("PUT", *where, json={"session": f"session-{number}"})
+
+    assert await stage.ask("DELETE", "users", WHO) == {"sessions": 260, "archived": 0}
+    assert traces(stage.redis).keys() <= {"alive", "session", "log", "feed"}

@@ -155,3 +155,61 @@ async def test_a_node_that_goes_lets_nobody_wait_and_takes_nothing_for_one_who_h
     await stage.message("n", 1, node=stage.b)
     events = (await stage.ask("POST", "queues", queue.name, "take", json={"consumer": "b"}, node=stage.b))["events"]
     assert [event["data"] for event in events] == [1]
+
+
+@run_async
+async def test_a_queue_that_one_partition_has_lost_is_there_for_the_others(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1, key_prefix=PREFIX, partitions=2)
+    queue = await WorkQueue(stage, channels="*").open()
+    rooms = {keys_of(stage).partition(f"room-{n}"): f"room-{n}" for n in range(20)}
+    for number in (0, 1):
+        await stage.message("n", number, channel=rooms[number])
+    held = await queue.take()
+    waiting = asyncio.ensure_future(queue.take("two", wait_ms=20_000))
+
+    stage.redis.client().hdel(f"{PREFIX}:{{p0}}:queues", queue.name)
+    await stage.message("n", 2, channel=rooms[0])
+    acked = await queue.say("ack", [event["id"] for event in held])
+
+    assert acked[0] == [event["id"] for event in held if event["data"] == 1]
+    assert [event["data"] for event in await waiting] == [2]  # when the queue is mended
+
+
+@run_async
+async def test_work_goes_on_in_a_redis_that_is_out_of_memory(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1, key_prefix=PREFIX, partitions=2)
+    queue = await WorkQueue(stage, max_deliveries=2).open()
+    await publish_many(stage, 3)
+    client = stage.redis.client()
+    client.config_set("maxmemory", "1")
+
+    refused = await stage.api("POST", "channels", stage.channel, "messages", json={"name": "n", "data": 3})
+    first, second, third = [event["id"] for event in await queue.take()]
+
+    assert refused.status == 503
+    assert await queue.say("extend", [first], lease_ms=60_000) == ([first], [])
+    assert await queue.say("release", [second]) == ([second], [])
+    assert await queue.say("ack", [first, third]) == ([first, third], [])
+    assert [event["id"] for event in await queue.take("two")] == [second]
+
+
+@run_async
+async def test_a_long_queue_is_estimated_by_its_beginning(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1, key_prefix=PREFIX, partitions=100)
+    queue = await WorkQueue(stage, types=["message"]).open()
+    await publish_many(stage, 150)  # of which 100 are looked at
+
+    assert (await queue.look())["waiting"] == 150
+
+
+@run_async
+async def test_a_queue_beyond_the_limit_is_in_no_partition(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1, key_prefix=PREFIX, partitions=2)
+    client = stage.redis.client()
+    for number in range(100):  # as if another one was being created: this partition was first asked for that
+        client.hset(f"{PREFIX}:{{p1}}:queues", f"other-{number}", "5\x1f\x1fnothing")
+
+    refused = await stage.api("PUT", "queues", "mine", json={})
+
+    assert (refused.status, refused.json()["code"]) == (429, "limit")
+    assert not client.hexists(f"{PREFIX}:{{p0}}:queues", "mine")

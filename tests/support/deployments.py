@@ -44,12 +44,15 @@ def start_engine(kind: str, directory: Path, lock: Lock | None = None) -> Engine
         return RedisSentinels(directory, lock=lock)
     if kind == "cluster":
         return RedisCluster(directory, lock=lock)
-    program = None
-    if kind == "valkey":
-        program = presence.embedded._packaged_program()
-        if program is None:
-            pytest.skip("needs the extra `embedded`: pip install '.[embedded]'")
-    return RedisServer(directory, lock=lock, program=program)
+    return RedisServer(directory, lock=lock, program=packaged_program() if kind == "valkey" else None)
+
+
+def packaged_program() -> str:
+    """The server that comes with the extra `embedded`."""
+    program = presence.embedded._packaged_program()
+    if program is None:
+        pytest.skip("needs the extra `embedded`: pip install '.[embedded]'")
+    return program
 
 
 class Deployment:

@@ -63,7 +63,7 @@ class RedisServer:
             **(config or {}),
         }
         self._lines = lines
-        self._program = program
+        self.program = program
         self._process: subprocess.Popen[bytes] | None = None
         self.paused = False
         self._client: redis.Redis | None = None
@@ -174,7 +174,7 @@ class RedisServer:
         config.write_text(self._options_text())
         with (self.directory / "redis.log").open("ab") as log:
             return subprocess.Popen(
-                [self._program or find_program(), str(config), *self._arguments()],
+                [self.program or find_program(), str(config), *self._arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
