@@ -99,6 +99,7 @@ async def test_killing_workers_in_mid_batch_loses_nothing_and_doubles_nothing(ar
     assert (await stage.settled())["dead"] == 0
 
 
+@pytest.mark.long
 @run_async
 async def test_a_worker_that_stood_still_beyond_its_lease_brings_nothing_old_back(
     archive_stage: Any, sqlite: str
@@ -168,6 +169,7 @@ async def test_a_full_disk_is_no_fault_of_the_rows(archive_stage: Any, sqlite: s
     assert (await stage.settled())["dead"] == 0
 
 
+@pytest.mark.long
 @run_async
 async def test_a_row_that_the_database_refuses_becomes_a_dead_letter_and_delays_no_other(
     archive_stage: Any, sqlite: str

@@ -93,7 +93,7 @@ def own_node(own_nodes: Callable[..., list[Node]]) -> Node:
 @pytest.mark.parametrize(
     ("workers", "departures", "kills"),
     [
-        (2, 2_000, 5),
+        pytest.param(2, 2_000, 5, marks=pytest.mark.long),
         pytest.param(1, 10_000, 20, marks=pytest.mark.long),
         pytest.param(2, 10_000, 20, marks=pytest.mark.long),
         pytest.param(5, 10_000, 20, marks=[pytest.mark.long, pytest.mark.sample]),
