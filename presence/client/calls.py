@@ -73,9 +73,10 @@ def put_member(
 def remove_member(
     channel: str, user: str, *, session: str | None = None, durability: Durability | None = None
 ) -> Call[bool]:
-    """End one session of the user in the channel, or all; whether this call ended the membership."""
-    path = path_of("channels", channel, "members", user)
-    return Call("DELETE", path, lambda row: bool(row["left"]), query=given(session=session, durability=durability))
+    """End one session of the user in the channel, or all; whether this call ended the membership. Repeated only if it
+    was not sent: a user who came back meanwhile is not to be taken out again."""
+    path, query = path_of("channels", channel, "members", user), given(session=session, durability=durability)
+    return Call("DELETE", path, lambda row: bool(row["left"]), query=query, repeatable=False)
 
 
 def heartbeats(members: Iterable[tuple[str, str] | tuple[str, str, str]]) -> Call[list[str]]:

@@ -58,7 +58,6 @@ def test_what_is_safe_to_repeat_is_repeated(stage: Stage, through: Pair) -> None
         lambda: queue.take("one"),
         lambda: queue.ack("one", []),
         lambda: queue.status(),
-        lambda: back_end.remove_member(stage.channel, "ann"),
     ]
     for call in repeated:
         middle.requests.clear()
@@ -67,16 +66,22 @@ def test_what_is_safe_to_repeat_is_repeated(stage: Stage, through: Pair) -> None
         assert len(middle.requests) == 2, middle.requests
 
 
-def test_a_disconnect_whose_answer_was_lost_is_not_repeated(stage: Stage, through: Pair) -> None:
+@pytest.mark.parametrize(
+    ("method", "request_line"),
+    [("disconnect", "POST /v1/users/ann/disconnect"), ("remove_member", "DELETE /v1/channels/{room}/members/ann")],
+)
+def test_who_came_back_is_not_taken_out_by_a_repetition(
+    method: str, request_line: str, stage: Stage, through: Pair
+) -> None:
     middle, back_end = through
     back_end.put_member(stage.channel, "ann")
     middle.requests.clear()
     middle.lose = 1
 
     with pytest.raises(client.Unreachable) as failed:
-        back_end.disconnect("ann")
+        getattr(back_end, method)(*([stage.channel] if method == "remove_member" else []), "ann")
     assert (failed.value.status, failed.value.code, failed.value.sent) == (0, "unreachable", True)
-    assert middle.requests == ["POST /v1/users/ann/disconnect"]
+    assert middle.requests == [request_line.format(room=stage.channel)]
 
 
 def test_connections_are_used_again(stage: Stage, through: Pair) -> None:
