@@ -1,4 +1,5 @@
-"""The page about the Python client: its examples run as they stand there, against a server with another address."""
+"""The pages about the Python client and about queues: their examples run as they stand there, against a server with
+another address."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,25 +19,27 @@ from presence.client import Client
 from presence.client.worker import Terms
 from tests.support import tokens
 from tests.support.documents import DOCS, ROOT, blocks, code, tables
+from tests.support.middle import Middle
 from tests.support.node import Node
 from tests.support.programs import need_program
 from tests.support.waiting import wait_until
 
 PAGE = DOCS / "client.md"
 ADDRESS = "http://127.0.0.1:8080"
+SCRIPTS = [(PAGE, 1), (DOCS / "queues.md", 0)]
 
 
 class Example:
     """One block of the page as a running program."""
 
-    def __init__(self, text: str, node: Node, output: Path, program: list[str]) -> None:
+    def __init__(self, text: str, url: str, output: Path, program: list[str], key: str = tokens.API_KEY) -> None:
         assert ADDRESS in text
         self._output = output
         with output.open("wb") as out:
             self._process = subprocess.Popen(
-                [*program, "-c", text.replace(ADDRESS, node.url)],
+                [*program, "-c", text.replace(ADDRESS, url)],
                 cwd=ROOT,
-                env={**os.environ, "PRESENCE_KEY": tokens.API_KEY},
+                env={**os.environ, "KEY": key},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -49,6 +53,11 @@ class Example:
     def prints(self, pattern: str) -> None:
         """Wait until it has printed this."""
         wait_until(lambda: re.search(pattern, self.printed), f"{pattern} in the output", 15)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def end(self, number: signal.Signals) -> int:
         """End it with all its children; its exit code."""
@@ -68,7 +77,7 @@ def node(own_nodes: object) -> Iterator[Node]:
 
 
 def python(number: int, node: Node, tmp_path: Path) -> Example:
-    return Example(blocks(PAGE, "python")[number], node, tmp_path / f"out-{number}", [sys.executable])
+    return Example(blocks(PAGE, "python")[number], node.url, tmp_path / f"out-{number}", [sys.executable])
 
 
 def test_the_first_example_prints_who_is_there(node: Node, tmp_path: Path) -> None:
@@ -86,14 +95,48 @@ def test_the_workers_do_their_work_until_they_are_told_to_stop(node: Node, tmp_p
         assert worker.end(signal.SIGTERM) == 0
         assert "Traceback" not in worker.printed
 
-        script = Example(blocks(PAGE, "sh")[0], node, tmp_path / "curl", [need_program("bash")])
-        back_end.put_member("lobby", "bob")
+
+@pytest.mark.parametrize(("page", "number"), SCRIPTS)
+def test_the_worker_with_curl_acknowledges_what_it_prints(page: Path, number: int, node: Node, tmp_path: Path) -> None:
+    with Client(node.url, tokens.API_KEY) as back_end:
+        back_end.put_member("lobby", "bob", state={"id": "a trap"})
         back_end.remove_member("lobby", "bob")
+        script = shell(page, number, node.url, tmp_path)
         script.prints('"user":"bob"')
-        wait_until(lambda: back_end.queue("billing").status().in_flight == 0, "curl has acknowledged it")
+        queue = back_end.queue("billing")
+        wait_until(lambda: (queue.status().waiting, queue.status().in_flight) == (0, 0), "curl has acknowledged it")
         script.end(signal.SIGKILL)
-        assert '"user":"ann"' not in script.printed
-        assert back_end.queue("billing").status().waiting == 0
+    assert "curl:" not in script.printed
+
+
+@pytest.mark.parametrize(("page", "number"), SCRIPTS)
+def test_the_worker_with_curl_neither_spins_nor_ends_where_it_is_refused(
+    page: Path, number: int, node: Node, tmp_path: Path
+) -> None:
+    with Middle(node.url) as middle, Client(node.url, tokens.API_KEY) as back_end:
+        stranger = shell(page, number, middle.url, tmp_path, key="wrong")
+        tried_thrice(middle, stranger)
+        stranger.end(signal.SIGKILL)
+        script = shell(page, number, middle.url, tmp_path)
+        wait_until(lambda: any("/take" in request for request in middle.requests), "it takes", 15)
+        back_end.queue("billing").end()
+        tried_thrice(middle, script)
+        back_end.queue("billing").create()
+        back_end.put_member("lobby", "cleo")
+        script.prints('"user":"cleo"')
+        script.end(signal.SIGKILL)
+
+
+def shell(page: Path, number: int, url: str, tmp_path: Path, key: str = tokens.API_KEY) -> Example:
+    return Example(blocks(page, "sh")[number], url, tmp_path / f"curl-{key}", [need_program("bash")], key)
+
+
+def tried_thrice(middle: Middle, script: Example) -> None:
+    """It is refused again and again, and waits in between."""
+    before, began = len(middle.requests), time.monotonic()
+    wait_until(lambda: len(middle.requests) >= before + 3, "it has tried three times", 20)
+    assert time.monotonic() - began >= 1.5
+    assert script.runs, script.printed
 
 
 def test_the_worker_in_a_loop_hears_its_message(node: Node, tmp_path: Path) -> None:
