@@ -34,6 +34,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker: AsyncWorker | None = None
         self._thread: threading.Thread | None = None
+        self._asked_to_stop = False  # also before there is a worker to be told
         self._started = threading.Event()
         self._ended = threading.Event()
         self._error: BaseException | None = None
@@ -53,6 +54,7 @@ class Worker:
 
     def ask_to_stop(self) -> None:
         """The same without waiting for it."""
+        self._asked_to_stop = True
         if self._loop is not None and self._worker is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended
                 self._loop.call_soon_threadsafe(self._worker.ask_to_stop)
@@ -106,6 +108,8 @@ class Worker:
         try:
             async with AsyncClient.at(self._place) as client:
                 self._worker = AsyncWorker(client, self._group, self._hand_over, self._terms)
+                if self._asked_to_stop:
+                    self._worker.ask_to_stop()
                 self._started.set()
                 await self._worker.work()
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from presence import client
+from presence.client import Worker
 from tests.support import tokens
 from tests.support.back_ends import KINDS, make_back_end
 from tests.support.middle import Middle
@@ -314,6 +316,22 @@ def test_a_worker_outlives_a_restart_of_its_node(
             nodes_on(fresh_redis.url, 1, port=port)
             back_end.publish("room", "work", "after")
             wait_until(lambda: handled == ["before", "after"], "the second is handled")
+
+
+def test_a_wish_to_stop_that_comes_before_the_worker_has_started_is_not_lost() -> None:
+    class Late(Worker):
+        def start(self) -> None:
+            signal.raise_signal(signal.SIGTERM)  # the handler has run when this returns
+            super().start()
+
+    with client.Client("http://127.0.0.1:1", "key") as back_end:
+        worker = Late(back_end.place, "work", print, client.Terms())
+        ends = threading.Timer(10, worker.ask_to_stop)
+        ends.start()
+        began = time.monotonic()
+        worker.run()
+        ends.cancel()
+    assert time.monotonic() - began < 8
 
 
 def test_a_worker_that_could_do_nothing_is_refused() -> None:
