@@ -122,7 +122,8 @@ class Inbox:
 class Settled:
     """What became of ids: `acked` are done as was asked, `refused` this consumer does not hold (any more).
 
-    After a repetition `refused` may name some that the first attempt did.
+    What is in neither lies in a part of the server that cannot be asked right now: ask again. After a repetition
+    `refused` may name some that the first attempt did.
     """
 
     acked: tuple[str, ...]

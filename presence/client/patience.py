@@ -10,6 +10,8 @@ from typing import Any
 from presence.client.calls import Call
 from presence.client.errors import PresenceError, Unreachable
 
+LONGEST_PAUSE_S = 60.0  # of a worker, whatever a server asks for
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -28,6 +30,14 @@ class Patience:
         """How long to wait after that many failures in a row."""
         most = min(self.longest_s, self.first_s * 2 ** min(failures - 1, 30))
         return (retry_after_s or 0.0) + random.uniform(0, most)
+
+
+def away_pause_s(failures: int, retry_after_s: float | None) -> float:
+    """How long a worker waits before it asks a server again that was away so many times in a row."""
+    return min(_AWAY.pause_s(failures, retry_after_s), LONGEST_PAUSE_S)
+
+
+_AWAY = Patience(first_s=0.2, longest_s=10.0)
 
 
 class Attempts:

@@ -17,24 +17,21 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from presence.client import queue_calls
 from presence.client.answers import Event, Settled
-from presence.client.calls import Call
 from presence.client.errors import PresenceError
 from presence.client.holding import Holding, Order
-from presence.client.patience import Patience
+from presence.client.patience import away_pause_s
+from presence.client.telling import Telling
 
 if TYPE_CHECKING:
     from presence.client.asynchronous import AsyncClient
 
-T = TypeVar("T")
 TAKEN_AT_ONCE = 500
 LONGEST_BACK_OFF_S = 300.0
 SHORTEST_LEASE_MS = 100  # that the server knows
-AWAY = Patience(first_s=0.2, longest_s=10.0)
-LONGEST_PAUSE_S = 60.0  # whatever a server asks for
 
 log = logging.getLogger("presence.client")
 
@@ -181,29 +178,36 @@ class AsyncWorker:
         wait_ms = min(terms.wait_ms, terms.lease_ms // 3)
         count = min(self._holding.room, TAKEN_AT_ONCE)
         call = queue_calls.take(self._group, self.consumer, count, wait_ms=wait_ms, lease_ms=terms.lease_ms)
-        try:
-            sent_s, events = await self._ask(call, until_stopped=True)
-        except PresenceError as error:
-            if error.passes:
+        failures = 0
+        while not self._stopping.is_set():
+            sent_s = time.monotonic()
+            try:
+                events = await self._client.once(call)
+            except PresenceError as error:
+                if not error.passes:
+                    raise
+                failures += 1
+                if failures == 1:
+                    log.warning("the server is away, the worker goes on asking: %s", error)
+                await _happens(self._stopping, away_pause_s(failures, error.retry_after_s))
+            else:
+                self._holding.add(events, sent_s)
+                self._begin()
                 return
-            raise
-        self._holding.add(events, sent_s)
-        self._begin()
 
     async def _settle_on(self) -> None:
         """Say what is to be said at once, and extend leases each quarter of one."""
-        each_s = self._terms.lease_ms / 4000
-        extend_s = time.monotonic() + each_s
-        while not (self._stopping.is_set() and self._taken_last() and not len(self._holding)):
-            await self._change(extend_s - time.monotonic())
-            if self._stopping.is_set():
-                self._holding.give_back()
-            await self._carry_out(self._holding.verdicts())
-            if time.monotonic() >= extend_s:
-                extend_s = time.monotonic() + each_s
-                await self._carry_out(self._holding.extensions())
-            self._begin()
-            self._freed.set()
+        telling = Telling(self._holding, self._tell, self._terms.lease_ms / 4000, self._changed)
+        try:
+            while not (self._stopping.is_set() and self._taken_last() and not len(self._holding)):
+                await self._change(telling.due_s - time.monotonic())
+                if self._stopping.is_set():
+                    self._holding.give_back()
+                telling.speak()
+                self._begin()
+                self._freed.set()
+        finally:
+            await telling.close()
 
     def _taken_last(self) -> bool:
         return self._taking is not None and self._taking.done()
@@ -213,39 +217,13 @@ class AsyncWorker:
             await _happens(self._changed, within_s)
         self._changed.clear()
 
-    async def _carry_out(self, orders: list[Order]) -> None:
-        for order in orders:
-            sent_s, settled = await self._ask(self._call_of(order))
-            self._holding.carried_out(order, settled, sent_s)
-            if settled.refused:
-                log.warning("%d events were lost to others before %s", len(settled.refused), order.what)
-
-    def _call_of(self, order: Order) -> Call[Settled]:
-        if order.what == "ack":
-            return queue_calls.ack(self._group, self.consumer, order.ids)
-        if order.what == "release":
-            return queue_calls.release(self._group, self.consumer, order.ids)
-        return queue_calls.extend(self._group, self.consumer, order.ids, lease_ms=order.lease_ms)
-
-    async def _ask(self, call: Call[T], *, until_stopped: bool = False) -> tuple[float, T]:
-        """When the call was sent (monotonic) and its answer; again while the server is away, or only until the worker
-        is told to stop."""
-        failures = 0
-        while True:
-            sent_s = time.monotonic()
-            try:
-                return sent_s, await self._client.once(call)
-            except PresenceError as error:
-                if not error.passes or (until_stopped and self._stopping.is_set()):
-                    raise
-                failures += 1
-                if failures == 1:
-                    log.warning("the server is away, the worker goes on asking: %s", error)
-                pause_s = min(AWAY.pause_s(failures, error.retry_after_s), LONGEST_PAUSE_S)
-            if until_stopped:
-                await _happens(self._stopping, pause_s)
-            else:
-                await asyncio.sleep(pause_s)
+    async def _tell(self, order: Order) -> Settled:
+        ask = {"ack": queue_calls.ack, "release": queue_calls.release}.get(order.what)
+        if ask is not None:
+            return await self._client.once(ask(self._group, self.consumer, order.ids))
+        return await self._client.once(
+            queue_calls.extend(self._group, self.consumer, order.ids, lease_ms=order.lease_ms)
+        )
 
     def _begin(self) -> None:
         while len(self._running) < self._terms.concurrency and not self._stopping.is_set():
