@@ -14,7 +14,6 @@ from tests.support.redis_server import SOONER, RedisServer
 from tests.support.stage import OwnStage, StageMaker
 from tests.support.waiting import eventually, run_async, wait_until
 
-
 both_engines = pytest.mark.parametrize("fresh_redis", ["redis", "valkey"], indirect=True)
 
 
