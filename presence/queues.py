@@ -60,6 +60,10 @@ class Standing:
     consumers: tuple[str, ...]
 
 
+class PartlyAway(Unavailable):
+    """Some partitions cannot be asked, and the others have nothing."""
+
+
 class Queues:
     """The queues of a deployment."""
 
@@ -95,7 +99,8 @@ class Queues:
     ) -> tuple[list[dict[str, Any]], set[int]]:
         """Up to `count` events for this consumer, the oldest first, its own for `lease_ms`; maybe none. Also the
         partitions in which more may wait. One that cannot be asked keeps back what it has, unless it is all there
-        is: then Unavailable. NotFound if all were asked and none knows the queue."""
+        is: then Unavailable, or PartlyAway where others have nothing. NotFound if all were asked and none knows the
+        queue."""
         asked = list(range(self._keys.partitions) if partitions is None else partitions)
         random.shuffle(asked)  # no partition is always the last
         events: list[dict[str, Any]] = []
@@ -120,7 +125,9 @@ class Queues:
                         asked.append(partition)
         if not events:
             for problem in trouble:
-                if isinstance(problem, Unavailable) or not (known or partitions):
+                if isinstance(problem, Unavailable):
+                    raise PartlyAway(problem.message) if known else problem
+                if not (known or partitions):
                     raise problem
         return sorted(events, key=age), set(asked)
 

@@ -15,7 +15,7 @@ from typing import Any
 from presence.errors import PresenceError
 from presence.events import Event
 from presence.keys import Keys
-from presence.queues import Queues
+from presence.queues import PartlyAway, Queues
 
 EVERYWHERE_S = 1.0
 PAUSE_S = 0.01  # between two questions of one taker: an event that the queue does not want costs no more than that
@@ -58,24 +58,25 @@ class Takers:
                 bell.set()
 
     async def take(self, group: str, consumer: str, count: int, wait_ms: int, lease_ms: int) -> list[dict[str, Any]]:
-        """As `Queues.take`; where nothing is there, wait up to `wait_ms` for it."""
+        """As `Queues.take`; where nothing is there, wait up to `wait_ms` for it. A part of Redis that is away does not
+        end the waiting for the others."""
         ends = time.monotonic() + wait_ms / 1000
         line = self._lines.setdefault(group, _Line())
         bell = asyncio.Event()
         events: list[dict[str, Any]] = []
+        trouble: PartlyAway | None = None
         line.waiting.append(bell)
         try:
             if line.waiting[0] is bell or wait_ms == 0:
-                events, more = await self._ask(group, consumer, count, lease_ms)
-                line.heard |= more
+                events, trouble = await self._ask_line(line, group, consumer, count, lease_ms, None)
             while not events and not self._ended and (left_s := ends - time.monotonic()) > 0:
                 first = line.waiting[0] is bell
                 await _rung(bell, min(left_s, EVERYWHERE_S) if first else left_s)
                 if line.waiting[0] is not bell:
                     continue
                 heard, line.heard = line.heard, set()
-                events, more = await self._ask(group, consumer, count, lease_ms, heard or None)
-                line.heard |= more
+                events, away = await self._ask_line(line, group, consumer, count, lease_ms, heard or None)
+                trouble = away if not heard else trouble or away
                 if not events:
                     await asyncio.sleep(PAUSE_S)
         finally:
@@ -84,6 +85,8 @@ class Takers:
                 line.wake()
             else:
                 del self._lines[group]
+        if trouble is not None and not events:
+            raise trouble
         return events
 
     async def give_back(self, group: str, consumer: str, events: list[dict[str, Any]]) -> None:
@@ -92,8 +95,19 @@ class Takers:
             with suppress(PresenceError):
                 await self._queues.settle(group, consumer, "release", [event["id"] for event in events])
 
+    async def _ask_line(
+        self, line: _Line, group: str, consumer: str, count: int, lease_ms: int, partitions: set[int] | None
+    ) -> tuple[list[dict[str, Any]], PartlyAway | None]:
+        """Ask for this line: what it is given, or that a part of Redis is away."""
+        try:
+            events, more = await self._ask(group, consumer, count, lease_ms, partitions)
+        except PartlyAway as problem:
+            return [], problem
+        line.heard |= more
+        return events, None
+
     async def _ask(
-        self, group: str, consumer: str, count: int, lease_ms: int, partitions: set[int] | None = None
+        self, group: str, consumer: str, count: int, lease_ms: int, partitions: set[int] | None
     ) -> tuple[list[dict[str, Any]], set[int]]:
         """As `Queues.take`; who goes meanwhile takes nothing along."""
         asking = asyncio.ensure_future(self._queues.take(group, consumer, count, lease_ms, partitions))

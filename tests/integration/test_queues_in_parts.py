@@ -36,11 +36,16 @@ async def test_while_a_primary_is_away_the_others_hand_out_what_they_have(engine
     taken = await queue.take()
     nothing = await stage.api("POST", "queues", queue.name, "take", json={"consumer": "two"})
     acked = await queue.say("ack", [event["id"] for event in taken])
+    waiting = asyncio.ensure_future(queue.take("three", wait_ms=20_000))
+    await eventually(lambda: not waiting.done())
+    await stage.message("n", "later", channel=here)
+    later = await waiting
     away.resume()
 
     assert [event["data"] for event in taken] == [here]
     assert (nothing.status, nothing.json()["code"]) == (503, "unavailable")
     assert acked == ([taken[0]["id"]], [])
+    assert [event["data"] for event in later] == ["later"]
 
     async def rest() -> list[str]:
         response = await stage.api("POST", "queues", queue.name, "take", json={"consumer": "two"})
