@@ -26,7 +26,9 @@ class Erasure:
     async def erase(self, user: str, doors: Doors) -> tuple[int, int]:
         """End the user's sessions and forget their states, mailbox, subscriptions, hints and archive; returns how many
         sessions ended and how many rows of the archive went. Raises Unavailable: ask again. LimitExceeded where the
-        sessions come back as fast as they are ended."""
+        sessions come back as fast as they are ended. Conflict where this node cannot reach the archive that there is."""
+        # Also first: who cannot forget everything shall end nothing.
+        await self._past.forget(user, doors.scripts)
         ended = 0
         for _ in range(MOST_ROUNDS):
             more = await doors.directory.disconnect(user, None)
@@ -38,4 +40,4 @@ class Erasure:
         await doors.inboxes.erase(user)
         await doors.scripts.call("erase", self._keys.script(self._keys.partition(user)), (user, KICKED_MS))
         # Last: the ends of those sessions are archived, too, and must be forgotten with the others.
-        return ended, await self._past.erase(user)
+        return ended, await self._past.erase(user, doors.scripts)

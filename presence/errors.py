@@ -52,7 +52,7 @@ class NotJoined(PresenceError):
 
 
 class Conflict(PresenceError):
-    code, status, title = "conflict", 409, "The idempotency key was used for something else"
+    code, status, title = "conflict", 409, "The request does not fit what is there already"
 
 
 class TooLarge(PresenceError):

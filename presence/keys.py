@@ -35,6 +35,7 @@ KINDS = {
     "lead": "hash",
     "unarchived": "zset",
     "last": "string",
+    "lasts": "zset",
     "bus": "pub/sub",
     "session": "hash",
     "user": "zset",

@@ -19,7 +19,7 @@ from presence import codec
 from presence.announcing import announcing
 from presence.archive import open_store
 from presence.directory import Directory, UserPresence
-from presence.errors import PresenceError, Unavailable
+from presence.errors import Conflict, PresenceError, Unavailable
 from presence.keys import Keys
 from presence.logs import get
 from presence.lua import Scripts
@@ -91,24 +91,23 @@ class Past:
         if self._restoring is None or self._restoring.done():
             self._restoring = asyncio.get_running_loop().create_task(self._restore(self._store))
 
-    async def erase(self, user: str) -> int:
-        """Forget the user's presences that have ended: last seen, last states, every row of the archive, also those
-        that the queue still has; returns how many rows there were. Raises Unavailable."""
-        channels: dict[int, list[str]] = {number: [] for number in range(self._keys.partitions)}
-        store = self._store
-        if store is not None:
-            for channel in await self._ask(store.channels, user):
-                channels[self._keys.partition(channel)].append(channel)
+    async def forget(self, user: str, scripts: Scripts) -> int:
+        """Forget what Redis keeps of the user's presences that have ended, by these scripts; returns a generation that
+        only later presences exceed. Raises Unavailable, Conflict where there is an archive that this node cannot
+        reach."""
+        numbers, can_reach = range(self._keys.partitions), 0 if self._store is None else 1
         replies = await asyncio.gather(
-            *(
-                self._scripts.call("forget", self._keys.script(number), (user, *known))
-                for number, known in channels.items()
-            )
+            *(scripts.call("forget", self._keys.script(number), (user, can_reach)) for number in numbers)
         )
-        if store is None:
-            return 0
-        until = max(int(reply[2]) for reply in replies)  # later generations are of presences after this
-        return await self._ask(lambda name: store.erase(name, until), user)
+        if any(reply[0] == b"archive" for reply in replies):
+            raise Conflict("the queue `archive` exists; ask a node that has PRESENCE_ARCHIVE_URL, or end the queue")
+        return max(int(reply[2]) for reply in replies)
+
+    async def erase(self, user: str, scripts: Scripts) -> int:
+        """As `forget`, and every row of the archive, also those that the queue still has; returns how many rows there
+        were."""
+        until, store = await self.forget(user, scripts), self._store
+        return 0 if store is None else await self._ask(lambda name: store.erase(name, until), user)
 
     async def stop(self) -> None:
         """End what is under way; a question to the database ends by itself."""

@@ -124,11 +124,6 @@ class Store:
 
         return self._ask(ask, [None] * len(places))
 
-    def channels(self, user: str) -> list[str]:
-        """The channels in which a presence of the user is archived. Raises StoreAway."""
-        query = select(ENDED.c.channel).where(ENDED.c.user_id == user).distinct()
-        return self._ask(lambda connection: [str(channel) for (channel,) in connection.execute(query)], [])
-
     def erase(self, user: str, until: int) -> int:
         """Delete the user's rows up to that generation, also those that workers still bring; returns how many there
         were. Raises StoreAway."""

@@ -72,7 +72,7 @@ class NotJoined(PresenceError):
 
 
 class Conflict(PresenceError):
-    """The idempotency key was used with another body."""
+    """The idempotency key was used with another body, or this node cannot reach the archive that there is."""
 
     known_as = "conflict"
 

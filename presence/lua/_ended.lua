@@ -1,6 +1,7 @@
 -- Put before the scripts that announce: what of a presence outlives its end, where the queue `archive` exists.
 -- unarchived              see _feed.lua: until the archive has it, it is here
 -- last:<ch> SEP <user>    string: the last state, at hand for who returns soon
+-- lasts:<user>            channels in which the user has such a state by when it ends, so that a user can be erased
 
 local LAST_MS = 3600000 -- later the archive is asked
 
@@ -16,7 +17,11 @@ local function keep_ended(channel, user, member, seen)
   local state = member.unclaimed and '' or member.state
   redis.call('ZADD', unarchived, 0, head .. table.concat({member.generation, int(seen), state}, SEP))
   if state ~= '' then
+    local lasts = base .. 'lasts:' .. user
     redis.call('SET', base .. 'last:' .. channel .. SEP .. user, state, 'PX', LAST_MS)
+    redis.call('ZADD', lasts, int(now + LAST_MS), channel)
+    redis.call('ZREMRANGEBYSCORE', lasts, '-inf', int(now))
+    redis.call('PEXPIRE', lasts, LAST_MS)
   end
 end
 

@@ -285,9 +285,12 @@ async def test_an_erased_user_is_neither_in_the_archive_nor_in_what_waits_for_it
             for user in ("ann", "Ann"):
                 await node.tracker.put_member(channel, user, "back-end", info=None, state='{"a":1}', ttl_ms=None)
                 await node.tracker.remove_member(channel, user, None)
-        store.write([Ended(user, "one", 1, "{}", None, 1, 2, 3, "left") for user in ("ann", "ann ", "Ann")])
+            if channel == "one":  # a worker has this one in its hands, and acknowledged it: the row may come yet
+                held, _ = await node.queues.take("archive", "worker", 10, 60_000)
+                await node.queues.settle("archive", "worker", "ack", [event["id"] for event in held])
+        store.write([Ended(user, "two", 1, "{}", None, 1, 2, 3, "left") for user in ("ann", "ann ", "Ann")])
 
-        assert await node.past.erase("ann") == 1
+        assert await node.past.erase("ann", node.scripts) == 1
 
         keys = [key async for key in bench.redis.scan_iter(f"{node.settings.key_prefix}:*")]
         left = [key for key in keys if key.endswith(b"\x1fann")]
@@ -298,7 +301,7 @@ async def test_an_erased_user_is_neither_in_the_archive_nor_in_what_waits_for_it
         ]
         assert not left
         assert {row.split(b"\x1f")[0] for row in waiting} == {b"Ann"}
-        assert len(waiting) == 3
+        assert len(waiting) == 2
         assert store.last_seen(["ann", "Ann", "ann "]) == {"Ann": 2, "ann ": 2}
     finally:
         store.close()

@@ -94,7 +94,6 @@ def test_names_are_taken_literally_and_compare_byte_by_byte(store: Store) -> Non
 
     assert store.last_seen(NAMES) == {name: at for at, name in enumerate(NAMES)}
     assert store.last_seen(["ANN", "a", "nobody"]) == {}
-    assert [store.channels(name) for name in NAMES] == [[name] for name in NAMES]
 
 
 def test_a_state_of_any_characters_comes_back_as_it_went(store: Store) -> None:
@@ -134,7 +133,6 @@ def test_who_reads_before_the_first_worker_came_finds_nothing_and_makes_nothing(
 
         assert store.last_seen(["ann"]) == {}
         assert store.last_states([("room", "ann", 9), ("hall", "ann", 9)]) == [None, None]
-        assert store.channels("ann") == []
         assert "worker" in str(store.problem())
         store.close()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import redis
 
+from tests.chaos.workbench import Workbench
 from tests.support.http import request
 from tests.support.redis_server import RedisServer
 from tests.support.stage import OwnStage, StageMaker
@@ -170,3 +172,42 @@ async def test_a_user_with_very_many_sessions_is_erased_whole(own_stage: StageMa
 
     assert await stage.ask("DELETE", "users", WHO) == {"sessions": 260, "archived": 0}
     assert traces(stage.redis).keys() <= {"alive", "session", "log", "feed"}
+
+
+@run_async
+async def test_a_node_that_cannot_reach_the_archive_erases_nobody_while_there_is_one(
+    archive_stage: Any, databases: Any
+) -> None:
+    stage = archive_stage(databases.of("sqlite").fresh(), archive_url="")
+    assert (await stage.api("PUT", "queues", "archive", json={"types": ["leave"]})).status == 204
+    await stage.enter(WHO, state={"mood": "fine"})
+    await stage.go(WHO)
+    await stage.enter(WHO)
+
+    refused = await stage.api("DELETE", "users", WHO)
+
+    assert (refused.status, refused.json()["code"]) == (409, "conflict")
+    assert "PRESENCE_ARCHIVE_URL" in refused.json()["detail"]
+    assert (await stage.ask("GET", "users", WHO))["online"]
+    assert (await stage.api("DELETE", "queues", "archive")).status == 204
+    assert await stage.ask("DELETE", "users", WHO) == {"sessions": 1, "archived": 0}
+    assert not traces(stage.redis).keys() & {"last", "lasts", "unarchived"}
+
+
+@run_async
+async def test_what_has_to_be_forgotten_is_as_durable_as_the_rest(redis_server: RedisServer) -> None:
+    bench, asked = Workbench(redis_server), list[str]()
+    try:
+        node = await bench.node()
+
+        class Durable:
+            def call(self, name: str, *arguments: Any) -> Any:
+                asked.append(name)
+                return node.scripts.call(name, *arguments)
+
+        doors: Any = replace(node.doors["accepted"], scripts=Durable())
+        await node.services.erasure.erase(WHO, doors)
+
+        assert {"forget", "erase"} <= set(asked)
+    finally:
+        await bench.aclose()
