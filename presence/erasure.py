@@ -26,7 +26,8 @@ class Erasure:
     async def erase(self, user: str, doors: Doors) -> tuple[int, int]:
         """End the user's sessions and forget their states, mailbox, subscriptions, hints and archive; returns how many
         sessions ended and how many rows of the archive went. Raises Unavailable: ask again. LimitExceeded where the
-        sessions come back as fast as they are ended. Conflict where this node cannot reach the archive that there is."""
+        sessions come back as fast as they are ended. Conflict where this node cannot reach the archive that there is.
+        """
         # Also first: who cannot forget everything shall end nothing.
         await self._past.forget(user, doors.scripts)
         ended = 0

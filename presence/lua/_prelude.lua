@@ -127,6 +127,11 @@ local function settling(until_ms)
   return moment > now and moment <= now + SETTLE_MS -- a mark further ahead is of another clock
 end
 
+-- The greatest generation that a presence got in this partition; the clock alone may go back, as after a failover.
+local function generation_given()
+  return tonumber(redis.call('HGET', KEYS[1], 'generation') or 0)
+end
+
 -- Reads must not show a roster that is still filling up again.
 local function readable()
   local guard = redis.call('HMGET', KEYS[1], 'birth', 'settling')

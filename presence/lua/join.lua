@@ -59,8 +59,10 @@ if not member then
     state = last_state(channel, user) or ''
     unclaimed = state == '' and '1' or nil
   end
+  local generation = math.max(now_us, generation_given() + 1) -- guard: order of generations
+  redis.call('HSET', KEYS[1], 'generation', int(generation))
   member = {
-    generation = int(now_us), since = int(now), ids = {id}, json = ARGV[10],
+    generation = int(generation), since = int(now), ids = {id}, json = ARGV[10],
     info = info ~= '' and info or '{}', state = state ~= '' and state or '{}',
     unclaimed = unclaimed,
   }

@@ -299,6 +299,11 @@ GUARDS = [
         Cut("promote.lua", "tonumber(ARGV[7]) >= tonumber(member.generation)", "false"),
     ),
     Guard(
+        "order-of-generations",
+        returning.a_clock_that_goes_back_does_not_make_a_new_state_older,
+        Cut("join.lua", "math.max(now_us, generation_given() + 1) -- guard: order of generations", "now_us"),
+    ),
+    Guard(
         "newest-of-the-unarchived",
         returning.of_two_ends_that_wait_for_the_archive_the_newer_comes_back,
         Cut("leave.lua", "redis.call('ZREM', unarchived, older)", "do end"),

@@ -6,6 +6,7 @@ from presence.announcing import announcing
 from presence.node import Node
 from presence.queues import Queue
 from tests.chaos.workbench import ROOM, Workbench
+from tests.support.patches import Cut, without
 
 OLD, NEW = '{"mood":"old"}', '{"mood":"new"}'
 Asked = list[tuple[str, str, str]]
@@ -72,6 +73,23 @@ async def only_the_state_of_an_earlier_presence_comes_back(bench: Workbench) -> 
     await _answer(node, generation, int(generation), OLD)
 
     assert (await bench.roster())["alice"]["state"] == {}
+
+
+async def a_clock_that_goes_back_does_not_make_a_new_state_older(bench: Workbench) -> None:
+    node, _ = await _with_archive(bench)
+    read = "local clock = redis.call('TIME')"
+    with without(*(Cut(f"{name}.lua", read, read + "\nclock[1] = clock[1] + 5") for name in ("join", "leave"))):
+        ahead = await bench.node()
+    for each, state in ((ahead, OLD), (node, NEW)):
+        await each.tracker.join(ROOM, "alice", "session-1", "1000", ttl_ms=60_000, state=state, revive=False)
+        await each.tracker.leave(ROOM, "alice", "", "")
+    events, _ = await node.queues.take("archive", "worker", 10, 60_000)
+
+    # What the database is asked for is the greatest, and what the script compares.
+    assert max(events, key=lambda event: int(event["generation"]))["state"] == {"mood": "new"}
+    await node.queues.settle("archive", "worker", "ack", [event["id"] for event in events])
+    erased_until = await node.past.forget("alice", node.scripts)
+    assert erased_until >= max(event["generation"] for event in events)
 
 
 async def of_two_ends_that_wait_for_the_archive_the_newer_comes_back(bench: Workbench) -> None:
