@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from presence import options
 from presence.errors import BadSetting
@@ -190,7 +191,13 @@ def describe(settings: Settings) -> list[Row]:
 def masked_url(url: str) -> str:
     """Return the address without what opens it, fit for logs and the ready line."""
     # Options first: an `@` in one of them must not pass for the end of user and password.
-    return re.sub(r"(?<=//).*(?=@)", "***", re.sub(r"(?<=password=)[^&]*", "***", url))
+    return re.sub(r"(?<=//).*(?=@)", "***", re.sub(r"(?<=[?&])([^=&]*)=([^&]*)", _masked_option, url))
+
+
+def _masked_option(option: re.Match[str]) -> str:
+    # `password`, `passwd`, `sentinel_password`, `ssl_key_password` and whatever a driver calls it.
+    is_secret = "pass" in unquote(option[1]).lower()
+    return f"{option[1]}=***" if is_secret else option[0]
 
 
 def _flag_name(name: str) -> str:

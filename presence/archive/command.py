@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def make_task(
         raise BadSetting("the worker needs a key of the server: set PRESENCE_API_KEYS to one that may write")
     return Task(
         database=database or settings.archive_url or default_database(settings.data_dir),
-        server=server or _own_server(settings),
+        server=_checked(server) if server else _own_server(settings),
         api_key=settings.api_keys[0],
         metrics_host=metrics_host,
         metrics_port=metrics_port,
@@ -70,7 +71,7 @@ def run(task: Task) -> int:
     try:
         return asyncio.run(_run(task, store))
     except PresenceError as error:
-        print(f"presence archive: the server at {task.server} refuses: {error}", file=sys.stderr)
+        print(f"presence archive: the server at {masked_url(task.server)} refuses: {error}", file=sys.stderr)
         return 1
     finally:
         store.close()
@@ -90,7 +91,7 @@ async def _run(task: Task, store: Store) -> int:
         archivist = Archivist(queue, store, numbers, task.terms)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, archivist.stop)
-        log.info("archive_starts", database=masked_url(task.database), server=task.server)
+        log.info("archive_starts", database=masked_url(task.database), server=masked_url(task.server))
         showing = asyncio.create_task(Progress(queue, numbers).run())
         try:
             await archivist.run()
@@ -99,6 +100,12 @@ async def _run(task: Task, store: Store) -> int:
             await asyncio.gather(showing, return_exceptions=True)
     log.info("archive_stopped", rows=numbers.total)
     return 0
+
+
+def _checked(server: str) -> str:
+    if not re.fullmatch(r"https?://[^\s@/?#]+(/[^\s@?#]*)?", server, re.IGNORECASE):
+        raise BadSetting("--server must look like http://host:8080, without user and password: the key opens it")
+    return server
 
 
 def _own_server(settings: Settings) -> str:

@@ -46,6 +46,12 @@ def test_the_password_of_the_database_is_never_shown() -> None:
 
     (row,) = [row for row in describe(settings) if row.name == "PRESENCE_ARCHIVE_URL"]
     assert row.value == "postgresql://***@host/name"
+    (row,) = [
+        row
+        for row in describe(load({}, {"PRESENCE_ARCHIVE_URL": "mysql://db/x?user=u&passwd=hunter2"}, None))
+        if row.name == "PRESENCE_ARCHIVE_URL"
+    ]
+    assert row.value == "mysql://db/x?user=u&passwd=***"
     with pytest.raises(BadSetting) as caught:
         load({}, {"PRESENCE_ARCHIVE_URL": "oracle://ann:secret@host/name"}, None)
     assert "secret" not in str(caught.value)
@@ -69,6 +75,8 @@ def test_it_needs_a_key() -> None:
     [
         ("--database", "oracle://user:secret@host/name"),
         ("--database", "user:secret"),
+        ("--server", "http://user:secret@host:8080"),
+        ("--server", "user:secret@host"),
         ("--lease-ms", "10"),
         ("--max-deliveries", "0"),
         ("--metrics-port", "70000"),

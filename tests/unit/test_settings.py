@@ -145,6 +145,8 @@ def test_the_description_has_a_helpful_row_for_each_setting_and_no_secret() -> N
         ("unix:///run/redis.sock?db=1&password=pw", "unix:///run/redis.sock?db=1&password=***"),
         ("unix://u:p@/run/redis.sock", "unix://***@/run/redis.sock"),
         ("redis://u:p/w@h:1/0", "redis://***@h:1/0"),
+        ("mysql://db/x?user=u&passwd=hunter2", "mysql://db/x?user=u&passwd=***"),
+        ("mysql://db/x?ssl_key_p%61ssword=pw&PassWord=p@w&a=b", "mysql://db/x?ssl_key_p%61ssword=***&PassWord=***&a=b"),
         (
             "redis+sentinel://u:p@h,i/name?sentinel_user=s&sentinel_password=p@w&db=1",
             "redis+sentinel://***@h,i/name?sentinel_user=s&sentinel_password=***&db=1",
