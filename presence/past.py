@@ -132,9 +132,9 @@ class Past:
         return seen
 
     async def _restore(self, store: Store) -> None:
-        pause_s = PAUSE_S
+        pause_s, at_once = PAUSE_S, RESTORED_AT_ONCE
         while self._returned:
-            batch = dict(itertools.islice(self._returned.items(), RESTORED_AT_ONCE))
+            batch = dict(itertools.islice(self._returned.items(), at_once))
             asked = [(channel, user, int(generation)) for (channel, user), (generation, _) in batch.items()]
             try:
                 states = await self._ask(store.last_states, asked)
@@ -144,9 +144,10 @@ class Past:
             except Unavailable:
                 self._give_up(batch)
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                # Of a database that is slow, fewer may be known in time.
+                pause_s, at_once = min(2 * pause_s, LONGEST_PAUSE_S), max(1, at_once // 2)
                 continue
-            pause_s = PAUSE_S
+            pause_s, at_once = PAUSE_S, min(2 * at_once, RESTORED_AT_ONCE)
             self._forget(batch)
 
     async def _promote(self, place: Place, generation: str, old: tuple[int, str] | None) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
 
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from presence.archive.erased import delete_erased
@@ -84,6 +85,24 @@ def test_the_last_state_is_that_of_the_newest_earlier_presence_in_which_one_was_
         *(None, known, known, known, (8, "{}")),
         *(None, None),
     ]
+
+
+def test_the_states_of_a_whole_batch_are_one_question_for_a_database_may_be_far_away(store: Store) -> None:
+    users = [f"user-{number:03d}" for number in range(250)]
+    store.write([replace(ROW, user_id=user, state=f'{{"of":"{user}"}}') for user in users])
+    asked = list[str]()
+
+    def note(*given: Any) -> None:
+        asked.append(given[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        found = store.last_states([("room", user, 9) for user in reversed(users)])
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+    assert found == [(5, f'{{"of":"{user}"}}') for user in reversed(users)]
+    assert len([text for text in asked if "ended_presences" in text]) == 3
 
 
 NAMES = ["ann", "Ann", "änn", "a%", "a_", "*", "' OR 1=1 --", "{p0}", "é", "e", "ß", "ss", "😀", "ä" * 100, "a|b", "\\"]
