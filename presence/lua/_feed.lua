@@ -113,9 +113,9 @@ local function give_way(most)
   for _, group in ipairs(groups_of(feed)) do
     local queue, lost = queue_of(group.name), 0
     for _, row in ipairs(rows) do
-      if queue and is_after(row[1], group.read) and wants(queue, row[2]) then
-        lost = lost + 1
-        let_go(group.name, row[2])
+      if queue and is_after(row[1], group.read) then
+        let_go(group.name, row[2]) -- also what it does not want any more
+        lost = lost + (wants(queue, row[2]) and 1 or 0)
       end
     end
     for _, held in ipairs(redis.call('XPENDING', feed, group.name, '-', last, #rows)) do

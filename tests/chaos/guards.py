@@ -319,8 +319,18 @@ GUARDS = [
         Cut("queue_settle.lua", "      let_go(group, row[2])\n"),
     ),
     Guard(
+        "end-that-is-not-wanted-any-more",
+        returning.what_is_not_wanted_any_more_is_not_kept_for_ever,
+        Cut(
+            "publish.lua",
+            "        let_go(group.name, row[2]) -- also what it does not want any more\n"
+            "        lost = lost + (wants(queue, row[2]) and 1 or 0)\n",
+            "        if wants(queue, row[2]) then\n          lost = lost + 1\n          let_go(group.name, row[2])\n        end\n",
+        ),
+    ),
+    Guard(
         "end-that-is-lost",
         returning.what_had_to_go_is_not_kept_for_ever,
-        Cut("publish.lua", "        lost = lost + 1\n        let_go(group.name, row[2])", "        lost = lost + 1"),
+        Cut("publish.lua", "        let_go(group.name, row[2]) -- also what it does not want any more\n"),
     ),
 ]

@@ -131,3 +131,15 @@ async def what_had_to_go_is_not_kept_for_ever(bench: Workbench) -> None:
 
     assert (await node.queues.look("archive"))[0].lost == 1
     assert (await node.scripts.call("recall", node.keys.script(0), ["alice"]))[1] == b""
+
+
+async def what_is_not_wanted_any_more_is_not_kept_for_ever(bench: Workbench) -> None:
+    node, _ = await _with_archive(bench, feed_max=100)
+    await _come_and_go(bench, node, NEW)
+    await node.queues.put("archive", Queue(types=("leave",), pattern="elsewhere"), from_start=False)
+
+    for number in range(110):
+        await node.tracker.publish(ROOM, "n", str(number))
+
+    assert (await node.queues.look("archive"))[0].lost == 0
+    assert (await node.scripts.call("recall", node.keys.script(0), ["alice"]))[1] == b""
