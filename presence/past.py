@@ -126,6 +126,8 @@ class Past:
         replies = await asyncio.gather(*(self._scripts.call("recall", self._keys.script(n), users) for n in numbers))
         seen: dict[str, int] = {}
         for reply in replies:
+            if reply[0] == b"settling":
+                raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
             for user, moment in zip(users, reply[1:], strict=True):
                 if moment:
                     seen[user] = max(int(moment), seen.get(user, 0))

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from presence.client import AsyncQueue, PresenceError
 from presence.logs import get
 
-EACH_S = 1.0
+EACH_S = 5.0
 LOG_EACH_S = 30.0
 BACKLOG = 1000  # events that wait from which on progress is worth showing
 
@@ -61,7 +61,7 @@ class Numbers:
 
 
 class Progress:
-    """Asks once a second how the queue stands, and says so: on a terminal in one line that moves, else in the log."""
+    """Asks every few seconds how the queue stands, and says so: on a terminal in one line, else in the log."""
 
     def __init__(
         self, queue: AsyncQueue, numbers: Numbers, out: TextIO = sys.stderr, *, each_s: float = EACH_S

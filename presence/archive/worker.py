@@ -20,7 +20,7 @@ from typing import TypeVar
 from presence import codec
 from presence.archive.numbers import Numbers
 from presence.archive.store import Ended, Refused, Store, StoreAway
-from presence.client import AsyncQueue, Event, NotFound, PresenceError
+from presence.client import AsyncQueue, Event, LimitExceeded, NotFound, PresenceError
 from presence.logs import get
 
 T = TypeVar("T")
@@ -60,9 +60,10 @@ class Archivist:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Archive until told to stop. Raises PresenceError where the server refuses for good, such as a bad key."""
+        """Archive until told to stop. Raises PresenceError where the server refuses for good, for a bad key or for
+        want of room for the queue."""
         await self._persist(self._prepare)
-        await self._patiently(self._create)
+        await self._patiently(self._create, final=LimitExceeded)
         log.info("archive_ready", consumer=self._consumer)
         while not self._stopping.is_set():
             batch = await self._gather()
@@ -94,7 +95,7 @@ class Archivist:
             return await self._patiently(take) or []
         except NotFound:  # somebody ended the queue: with a worker there, it has to be
             log.warning("archive_queue_missing", remedy="the queue `archive` was ended; it begins anew")
-            await self._patiently(self._create)
+            await self._patiently(self._create, final=LimitExceeded)
             return []
 
     async def _archive(self, batch: Sequence[Event]) -> None:
@@ -183,14 +184,15 @@ class Archivist:
             await self._pause(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Ask the server, again and again while it is away; None when told to stop."""
+    async def _patiently(self, call: Callable[[], Awaitable[T]], final: type[PresenceError] | None = None) -> T | None:
+        """Ask the server, again and again while it is away; None when told to stop. An error of the kind `final` does
+        not pass by waiting, whatever it says."""
         failing = False
         while True:
             try:
                 answer = await call()
             except PresenceError as problem:
-                if not problem.passes:
+                if not problem.passes or (final is not None and isinstance(problem, final)):
                     raise
                 if not failing:
                     log.warning("server_away", error=problem.code)

@@ -1,8 +1,11 @@
 -- When users were last seen whose presence ended here, as far as the queue `archive` has not acknowledged it.
 -- KEYS: 1 guard, 2 never
 -- ARGV: 1 the users
--- Returns: {'ok', for each user last_seen or ''}
+-- Returns: {'ok', for each user last_seen or ''} or {'settling'}
 
+if not readable() then
+  return {'settling'}
+end
 local reply = {'ok'}
 for at = 1, #ARGV do
   local newest, head = 0, ARGV[at] .. SEP

@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
 
 from presence.archive.store import Ended, Store
-from presence.queues import Queue
+from presence.errors import Unavailable
+from presence.queues import MOST_QUEUES, Queue
 from tests.chaos.workbench import Workbench
 from tests.support import tokens
 from tests.support.archivist import ArchiveStage, ArchiveWorker
@@ -147,6 +148,25 @@ async def test_who_is_known_by_an_archive_that_cannot_be_asked_alone_is_unavaila
     assert "retry-after" in refused.headers
     assert "secret" not in refused.body.decode() + stage.a.tail(1000)
     assert hot["online"]
+
+
+@run_async
+async def test_what_a_part_has_lost_that_gathers_again_is_not_asked_of_the_archive_alone(
+    sqlite: str, redis_server: RedisServer
+) -> None:
+    bench = Workbench(redis_server)
+    try:
+        node = await bench.node(archive_url=sqlite, partitions=4)
+        other = (node.keys.partition("ann") + 1) % 4
+        await bench.redis.hset(node.keys.script(other)[0], "settling", str(await bench.now_ms() + 1900))
+
+        with pytest.raises(Unavailable):
+            await node.past.users(["ann"])
+
+        await bench.redis.hdel(node.keys.script(other)[0], "settling")
+        assert (await node.past.users(["ann"]))[0].last_seen is None
+    finally:
+        await bench.aclose()
 
 
 @run_async
@@ -319,6 +339,21 @@ async def test_without_an_archive_a_join_without_state_starts_with_none(archive_
     await stage.enter("ann")
 
     assert (await stage.roster())["ann"]["state"] == {}
+
+
+@run_async
+async def test_a_worker_for_whose_queue_there_is_no_room_says_so_and_ends(archive_stage: Any, sqlite: str) -> None:
+    stage = archive_stage(sqlite)
+    client = stage.redis.client()
+    for part in range(4):
+        names = {f"queue-{number}": "5\x1f\x1fnowhere" for number in range(MOST_QUEUES)}
+        client.hset(f"{stage.prefix}:{{p{part}}}:queues", mapping=names)
+
+    worker = stage.work()
+
+    await eventually(worker.ended, 20)
+    assert worker.process.returncode == 1
+    assert f"there may be {MOST_QUEUES} queues" in worker.text()
 
 
 @run_async
