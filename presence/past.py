@@ -100,7 +100,7 @@ class Past:
             *(scripts.call("forget", self._keys.script(number), (user, can_reach)) for number in numbers)
         )
         if any(reply[0] == b"archive" for reply in replies):
-            raise Conflict("the queue `archive` exists; ask a node that has PRESENCE_ARCHIVE_URL, or end the queue")
+            raise Conflict("the queue `archive` exists; ask a node that has PRESENCE_ARCHIVE_URL")
         return max(int(reply[2]) for reply in replies)
 
     async def erase(self, user: str, scripts: Scripts) -> int:
