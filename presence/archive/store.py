@@ -243,15 +243,19 @@ def _named(places: Sequence[tuple[str, str, int]]) -> dict[str, str | int]:
     """The parameters of `_last_states`, with places where nobody is until there are as many as one of its sizes."""
     size = next(size for size in (1, 10, PLACES_AT_ONCE) if size >= len(places))
     padded = [*places, *[("", "", 0)] * (size - len(places))]
-    return {f"{name}{at}": value for at, place in enumerate(padded) for name, value in zip("cug", place, strict=True)}
+    named: dict[str, str | int] = {}
+    for at, (channel, user, generation) in enumerate(padded):
+        named |= {f"c{at}": channel, f"u{at}": user, f"g{at}": generation}
+    return named
 
 
 @lru_cache
 def _last_states(size: int) -> CompoundSelect[Any]:
     """One statement for so many places: a database that is far away takes as long for each statement. Made and compiled
     once, for that takes longer than to run it."""
-    named = [[bindparam(f"{name}{at}") for name in "cug"] for at in range(size)]
-    answers = [_last_state(*place).subquery() for place in named]
+    answers = [
+        _last_state(bindparam(f"c{at}"), bindparam(f"u{at}"), bindparam(f"g{at}")).subquery() for at in range(size)
+    ]
     return union_all(
         *(
             select(literal_column(str(number)), answer.c.generation, answer.c.state)
