@@ -48,9 +48,8 @@ for _, group in ipairs(groups_of(feed)) do
 end
 
 local length = redis.call('XLEN', feed)
-local first = length > kept and redis.call('XRANGE', feed, '-', '+', 'COUNT', '1')[1]
-for _ = 1, first and (not needed or is_after(needed, first[1])) and 20 or 0 do
-  local rows = length > kept and redis.call('XRANGE', feed, '-', '+', 'COUNT', math.min(length - kept, 500)) or {}
+for turn = 1, 20 do
+  local rows = length > kept and redis.call('XRANGE', feed, '-', '+', 'COUNT', math.min(length - kept, turn == 1 and 1 or 500)) or {}
   local last = nil
   for _, row in ipairs(rows) do
     if needed and not is_after(needed, row[1]) then
