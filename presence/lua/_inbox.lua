@@ -36,10 +36,9 @@ local function reached(row, born, epochs)
       return epoch.held + math.min(seq, epoch.last), true
     end
   end
-  if total <= epochs[1].held then -- older than all that is known
-    return total, true
-  end
-  return total - seq, true -- of an epoch that was rolled back: it counts up to where that one began
+  -- Of an epoch that was rolled back it counts up to where that one began. Of one that is too old to be known it counts
+  -- as it is, but not into those that are known: what it counted there was rolled back.
+  return math.max(total - seq, math.min(total, epochs[1].held)), true
 end
 
 local function log_of(channel, epochs, at)

@@ -8,7 +8,7 @@ import pytest
 
 from presence.keys import INBOX
 from tests.chaos.workbench import ROOM, Gate
-from tests.support.mailboxes import ANN, LONG_MS, OWN, ack, data, fail_over, fetch, key, publish
+from tests.support.mailboxes import ANN, LONG_MS, OWN, ack, data, drain, fail_over, fetch, key, publish
 from tests.support.parts import Parts
 from tests.support.patches import Cut, without
 from tests.support.redis_server import RedisServer
@@ -121,6 +121,23 @@ async def test_a_channel_whose_history_was_lost_is_told_to_have_begun_anew_and_i
     again = await fetch(node)
     assert again is not None
     assert (data(again), again.recovered) == (["newer"], True)
+
+
+@run_async
+async def test_a_position_in_what_was_rolled_back_hides_nothing_after_many_epochs_either(parts: Parts) -> None:
+    node = await parts.node(inbox_ms=LONG_MS)
+    await node.inboxes.subscribe(ROOM, ANN)
+    cursors = await publish(node, ROOM, 1, 2, 3, 4, 5, 6)
+    await ack(node, cursors[5])
+    await parts.redis.hset(key(node, "meta"), mapping={"seq": 4, "replid": "of another"})
+    await parts.redis.xdel(key(node, "log"), "5-0", "6-0")
+
+    for number in range(6):
+        await publish(node, ROOM, number)
+        await fail_over(parts, node)
+
+    # Where the histories parted is forgotten by now: of the first one after that nobody can tell that it is missed.
+    assert await drain(node, ROOM) == ([1, 2, 3, 4, 5], 0)
 
 
 async def _two_acks_cross(parts: Parts) -> None:
