@@ -21,7 +21,7 @@ end
 if redis.call('HEXISTS', subs, channel) == 1 then
   return {'ok', 0}
 end
-if redis.call('HLEN', subs) >= tonumber(ARGV[5]) then
+if redis.call('HLEN', subs) - redis.call('HEXISTS', subs, '@inbox') >= tonumber(ARGV[5]) then
   return {'full'}
 end
 return {'ok', redis.call('HSET', subs, channel, ARGV[4])}
