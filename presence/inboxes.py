@@ -57,15 +57,17 @@ class Inboxes:
         """Keep the channel's events for the user from now on; who is subscribed stays where they are."""
         reply = await self._subscribe(1, channel, user)
         put = await self._places("put", user, channel, reply[1].decode(), MOST_SUBSCRIPTIONS)
-        if put[0] == b"full":
+        if put[0] != b"full":
+            await self._agree(channel, user, True)
+        else:
             with suppress(Unavailable):
-                await self._subscribe(0, channel, user)
+                await self._agree(channel, user, False)
             raise LimitExceeded(f"a user may have {MOST_SUBSCRIPTIONS} subscriptions; end one first")
 
     async def unsubscribe(self, channel: str, user: str) -> None:
         """Forget the user's position in the channel, if there is one."""
         await self._places("drop", user, channel, "", 0)
-        await self._subscribe(0, channel, user)
+        await self._agree(channel, user, False)
 
     async def fetch(self, user: str, limit: int, allowed: Callable[[str], bool] = lambda channel: True) -> Pending:
         """Up to `limit` events behind the user's positions, where they are `allowed` to see; moves nothing."""
@@ -107,10 +109,27 @@ class Inboxes:
     async def _look(self, user: str, places: dict[str, str]) -> dict[str, int]:
         """Where something waits behind these positions, and how many events at the most, in the order of answers."""
         rows = {name: (row,) for name, row in places.items()}
+        strange: list[str] = []
         counts: dict[str, int] = {}
-        for _, found in await self._everywhere("inbox_look", (user, self._settings.inbox_ms), rows):
+        for _, unknown, found in await self._everywhere("inbox_look", (user, self._settings.inbox_ms), rows):
+            strange += [name.decode() for name in unknown]
             counts.update((name.decode(), int(count)) for name, count in zip(found[::2], found[1::2], strict=True))
+        if strange:  # lost data, or an unsubscription that crossed this
+            still = await self._subscribed(user)
+            for name in strange:
+                if name not in still:
+                    await self._agree(name, user, False)
         return {name: counts[name] for name in sorted(counts, key=_rank)}
+
+    async def _agree(self, channel: str, user: str, there: bool) -> None:
+        """Let the channel keep its events for the user if, and only if, there is a position; `there`: whether there
+        was one just now. Who changes that meanwhile does the same afterwards, so that the last one gets it right."""
+        while True:
+            await self._subscribe(int(there), channel, user)
+            now = bool((await self._places("has", user, channel, "", 0))[1])
+            if now == there:
+                return
+            there = now
 
     async def _subscribed(self, user: str) -> dict[str, str]:
         """The user's positions, by channel."""
