@@ -91,9 +91,8 @@ class Inboxes:
         of the last event."""
         place = inbox_of(user) if channel == INBOX else channel
         _, born, epochs = await self._call("inbox_locate", self._keys.partition(place), place)
-        known = born.decode(), epochs.decode()
-        subscribed = int(channel != INBOX)
-        reply = await self._call("inbox_ack", self._keys.partition(user), user, channel, *cursor, *known, subscribed)
+        known = born.decode(), epochs.decode(), int(channel != INBOX)
+        reply = await self._call("inbox_ack", self._keys.user_partition(user), user, channel, *cursor, *known)
         if reply[0] == b"none":
             raise NotFound("the user is not subscribed to this channel")
         if reply[0] == b"ahead":
@@ -104,7 +103,7 @@ class Inboxes:
         for channel in await self._subscribed(user):
             if channel != INBOX:
                 await self._subscribe(0, channel, user)
-        await self._call("inbox_erase", self._keys.partition(user), user, inbox_of(user))
+        await self._call("inbox_erase", self._keys.user_partition(user), user, inbox_of(user))
 
     async def _look(self, user: str, places: dict[str, str]) -> dict[str, int]:
         """Where something waits behind these positions, and how many events at the most, in the order of answers."""
@@ -141,7 +140,7 @@ class Inboxes:
         return await self._call("inbox_subscribe", self._keys.partition(channel), on, channel, user, *times)
 
     async def _places(self, what: str, user: str, channel: str, place: str, most: int) -> Reply:
-        return await self._call("inbox_places", self._keys.partition(user), what, user, channel, place, most)
+        return await self._call("inbox_places", self._keys.user_partition(user), what, user, channel, place, most)
 
     async def _everywhere(
         self, name: str, head: tuple[str | int, ...], rows: Mapping[str, tuple[str | int, ...]]

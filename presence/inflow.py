@@ -89,7 +89,7 @@ class Inflow:
     async def look_again(self, stands: Stands, partitions: Collection[int]) -> None:
         """What the buses of these partitions said may be lost: compare with where the mailboxes stand."""
         sessions = [session for session in self._registry.all() if session.inbox.begun]
-        sessions = [each for each in sessions if self._tracker.keys.partition(each.user) in partitions]
+        sessions = [each for each in sessions if self._tracker.keys.user_partition(each.user) in partitions]
         for at in range(0, len(sessions), LOOKED_AT_ONCE):
             part = sessions[at : at + LOOKED_AT_ONCE]
             try:

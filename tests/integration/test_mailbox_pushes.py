@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from presence.keys import INBOX
+from presence.keys import INBOX, inbox_of
 from presence.node import Node
 from tests.chaos.workbench import Gate, Tab
 from tests.support.mailboxes import ANN, OWN, publish
@@ -100,3 +100,20 @@ async def test_a_message_that_comes_while_a_connection_is_opened_follows_its_wel
 
     await eventually(lambda: letters(tab) == [1], 5)
     assert tab.frames[0]["type"] == "welcome"
+
+
+@run_async
+async def test_a_user_may_be_called_as_if_they_were_a_mailbox(parts: Parts) -> None:
+    user = "@inbox:bob"
+    node = await parts.node(listening=True, partitions=16)
+    assert node.keys.user_partition(user) == node.keys.partition(inbox_of(user)) != node.keys.user_partition("bob")
+    await publish(node, inbox_of(user), 1, 2, 3)
+
+    tab = await parts.tab(node, user)
+    await publish(node, inbox_of(user), 4)
+    await eventually(lambda: letters(tab) == [4], 5)
+    pending = await node.inboxes.fetch(user, 10)
+    await node.inboxes.erase(user)
+
+    assert [len(entry.events) for entry in pending.channels] == [4]
+    assert [name async for name in parts.redis.scan_iter(f"*:{inbox_of(user)}*")] == []
