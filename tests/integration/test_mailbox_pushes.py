@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from presence.events import Event
 from presence.keys import INBOX, inbox_of
+from presence.mailbox import Frame
 from presence.node import Node
 from tests.chaos.workbench import Gate, Tab
 from tests.support.mailboxes import ANN, OWN, publish
@@ -85,6 +87,23 @@ async def test_who_missed_more_than_a_frame_holds_is_told_to_fetch(parts: Parts)
 
     await eventually(lambda: letters(tab) == [0, None, 2], 5)
     assert next(frame for frame in tab.frames if frame.get("events") == [])["cursor"] == cursor
+
+
+@run_async
+async def test_large_messages_at_once_come_in_frames_of_bounded_size(parts: Parts) -> None:
+    node = await parts.node(listening=True)
+    tab = await parts.tab(node, ANN)
+    cursor = await publish(node, OWN, 0)
+    await eventually(lambda: letters(tab) == [0], 5)
+    epoch, text = cursor[0].partition(":")[0], b"x" * 15_000
+
+    for seq in range(2, 42):  # as from a bus on which they came at once
+        node.inflow.heard(Event(OWN, epoch, seq, 1, "message", "", "", "", "", text))
+
+    frames: list[Frame] = []
+    await eventually(lambda: frames.extend(tab.session.mailbox.take(1 << 30)) or (frames and frames[-1].seq == 41), 5)
+    assert max(len(frame.json) for frame in frames) <= 60_000 + 15_000 + 1000
+    assert len(frames) < 15
 
 
 @run_async
