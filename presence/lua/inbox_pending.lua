@@ -32,7 +32,7 @@ local function first_young(log, low, last)
     return nil
   end
   low = seq + 1
-  while low < tail do -- guard: a backlog of expired events
+  while low < tail do
     local middle = math.floor((low + tail) / 2)
     local _, too_old = look_at('XRANGE', log, middle, last)
     if too_old then
