@@ -78,7 +78,7 @@ class Directory:
     async def users(self, users: list[str]) -> list[UserPresence]:
         """Presence of each user, in the same order."""
         distinct = list(dict.fromkeys(users))
-        own = {self._keys.partition(user) for user in distinct}
+        own = {self._keys.user_partition(user) for user in distinct}
         lists = await self._read(
             [("ZREVRANGE", self._keys.user(user), 0, SESSIONS_ASKED, "WITHSCORES") for user in distinct], own
         )
@@ -136,7 +136,7 @@ class Directory:
     async def tell_alive(self, user: str, session: str) -> None:
         """Tell the node that has the session's connection of a sign of life, over a server that answers: the one
         that has the session's record does not."""
-        tried = {None, self._lanes.home(self._keys.script(self._keys.partition(user))[0])}
+        tried = {None, self._lanes.home(self._keys.script(self._keys.user_partition(user))[0])}
         for number in range(self._keys.partitions):
             home = self._lanes.home(self._keys.script(number)[0])
             if home not in tried:
@@ -176,7 +176,7 @@ class Directory:
 
     async def _tell(self, word: str, user: str, *more: str) -> None:
         """Publish on the bus of the user's partition."""
-        command, bus = self._keys.telling(self._keys.partition(user)).split(" ", 1)
+        command, bus = self._keys.telling(self._keys.user_partition(user)).split(" ", 1)
         await self._lanes.send(bus, command, bus, "\x1f".join((word, user, *more)))
 
     async def _take_out(self, user: str, channel: str) -> list[str]:

@@ -29,13 +29,14 @@ class Doors:
 def make_doors(
     keys: Keys, settings: Settings, node: str, metrics: Metrics, commands: Lanes, reads: Lanes, work: Lanes
 ) -> Doors:
-    """Doors whose changes travel by `commands`, whose reads over many partitions by `reads`, whose queues by `work`."""
-    scripts = Scripts(commands)
+    """Doors whose changes travel by `commands`, whose reads over many partitions by `reads`, and by `work` what may
+    take Redis longer, so that it delays no join: queues and inboxes."""
+    scripts, slower = Scripts(commands), Scripts(work)
     tracker = Tracker(scripts, keys, settings, node, metrics)
     return Doors(
         scripts=scripts,
         tracker=tracker,
         directory=Directory(reads, keys, tracker),
-        queues=Queues(Scripts(work), keys, metrics, whole=work is commands),
-        inboxes=Inboxes(scripts, keys, settings),
+        queues=Queues(slower, keys, metrics, whole=work is commands),
+        inboxes=Inboxes(slower, keys, settings),
     )

@@ -39,6 +39,6 @@ class Erasure:
         else:
             raise LimitExceeded("the user's sessions come back; stop what makes them, and ask again")
         await doors.inboxes.erase(user)
-        await doors.scripts.call("erase", self._keys.script(self._keys.partition(user)), (user, KICKED_MS))
+        await doors.scripts.call("erase", self._keys.script(self._keys.user_partition(user)), (user, KICKED_MS))
         # Last: the ends of those sessions are archived, too, and must be forgotten with the others.
         return ended, await self._past.erase(user, doors.scripts)

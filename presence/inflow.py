@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from presence.session import Session
 
 WINDOW_S = 0.020  # the first message after quiet goes at once; what follows is collected this long
+FRAME_BYTES = 60_000  # of messages that are collected; more of them do not wait for the window's end
 RETRY_S = 0.2
 LOOKED_AT_ONCE = 500
 
@@ -67,6 +69,7 @@ class Inflow:
         self._tracker = tracker
         self._metrics = metrics
         self._waiting: dict[str, list[Event]] = {}
+        self._bytes: Counter[str] = Counter()  # of what waits
         self._timer: asyncio.TimerHandle | None = None
         self._quiet_until = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,7 +80,11 @@ class Inflow:
         if user is None or not self._registry.of_user(user):
             return
         self._waiting.setdefault(user, []).append(event)
-        if self._timer is None:
+        self._bytes[user] += len(event.text)
+        if self._bytes[user] > FRAME_BYTES:
+            self._pass_on(user, self._waiting.pop(user))
+            del self._bytes[user]
+        elif self._timer is None:
             delay_s = max(0.0, self._quiet_until - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay_s, self._flush)
 
@@ -89,7 +96,7 @@ class Inflow:
     async def look_again(self, stands: Stands, partitions: Collection[int]) -> None:
         """What the buses of these partitions said may be lost: compare with where the mailboxes stand."""
         sessions = [session for session in self._registry.all() if session.inbox.begun]
-        sessions = [each for each in sessions if self._tracker.keys.partition(each.user) in partitions]
+        sessions = [each for each in sessions if self._tracker.keys.user_partition(each.user) in partitions]
         for at in range(0, len(sessions), LOOKED_AT_ONCE):
             part = sessions[at : at + LOOKED_AT_ONCE]
             try:
@@ -112,10 +119,14 @@ class Inflow:
         self._timer = None
         self._quiet_until = time.monotonic() + WINDOW_S
         waiting, self._waiting = self._waiting, {}
+        self._bytes.clear()
         for user, heard in waiting.items():
-            frames: dict[int, Frame] = {}
-            for session in self._registry.of_user(user):
-                self._bring(session, heard, frames)
+            self._pass_on(user, heard)
+
+    def _pass_on(self, user: str, heard: list[Event]) -> None:
+        frames: dict[int, Frame] = {}
+        for session in self._registry.of_user(user):
+            self._bring(session, heard, frames)
 
     def _bring(self, session: Session, heard: list[Event], frames: dict[int, Frame]) -> None:
         """One frame for all who are where the others are."""

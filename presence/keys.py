@@ -77,9 +77,13 @@ class Keys:
         self.sharded = False  # whether the buses are sharded channels, as in a Cluster
         self._alive = {f"{base}alive:": number for number, base in enumerate(self._bases)}
 
-    def partition(self, name: str) -> int:
-        """Partition of a channel or of a user; a user's own mailbox lies with the user."""
-        return zlib.crc32(name.removeprefix(_INBOX_OF).encode()) % self.partitions
+    def partition(self, channel: str) -> int:
+        """Partition of a channel; a user's own mailbox lies with the user."""
+        return self.user_partition(channel.removeprefix(_INBOX_OF))
+
+    def user_partition(self, user: str) -> int:
+        """Partition of a user, whatever they are called."""
+        return zlib.crc32(user.encode()) % self.partitions
 
     def script(self, partition: int) -> tuple[str, str]:
         """The two keys that every script of this partition declares."""
@@ -129,8 +133,8 @@ class Keys:
 
     def user(self, user: str) -> str:
         """Sorted set of the user's sessions by last sign of life: a hint, verified against `sessions`."""
-        return f"{self._bases[self.partition(user)]}user:{user}"
+        return f"{self._bases[self.user_partition(user)]}user:{user}"
 
     def record(self, user: str, session: str) -> str:
         """Hash with a session's connection number and channels."""
-        return f"{self._bases[self.partition(user)]}session:{user}{SEPARATOR}{session}"
+        return f"{self._bases[self.user_partition(user)]}session:{user}{SEPARATOR}{session}"

@@ -103,7 +103,7 @@ class Registry:
 
     async def catch_up(self, numbers: Numbers, registered: Registered, partitions: Collection[int]) -> None:
         """News of newer connections, and of ended sessions, may have been lost in these partitions: Redis knows."""
-        sessions = [session for session in self.all() if self._keys.partition(session.user) in partitions]
+        sessions = [session for session in self.all() if self._keys.user_partition(session.user) in partitions]
         places = [place for session in self.all() for place in _unproved(session)]
         places = [place for place in places if self._keys.partition(place.channel) in partitions]
         await asyncio.gather(self._catch_up_sessions(sessions, numbers), self._catch_up_places(places, registered))

@@ -64,7 +64,7 @@ class Tracker:
     async def connect(self, user: str, session: str, token_end_ms: int, streaming: bool, number: str = "") -> Record:
         """Make the caller the newest connection of the session; older ones are told to close. One that has a number
         already gets the next one only if nobody has a newer: else it raises Replaced."""
-        partition = self.keys.partition(user)
+        partition = self.keys.user_partition(user)
         life = max(RECORD_MS, 3 * self._settings.ttl_ms)
         bus = self.keys.telling(partition)
         reply = await self._call(
@@ -77,7 +77,7 @@ class Tracker:
 
     async def release(self, user: str, session: str, number: str) -> None:
         """Say that this connection of the session is over."""
-        await self._call("release", self.keys.partition(user), user, session, number)
+        await self._call("release", self.keys.user_partition(user), user, session, number)
 
     async def note(
         self,
@@ -98,7 +98,7 @@ class Tracker:
         most = self._settings.max_channels if limit else ""
         rows = [value for ch, held in channels.items() for value in (ch, held.ttl_ms, int(held.left))]
         reply = await self._call(
-            *("record", self.keys.partition(user), user, session, number, self._node, token_end, life),
+            *("record", self.keys.user_partition(user), user, session, number, self._node, token_end, life),
             *(USER_KEEP_MS, most, int(limit and not going_on), *rows),
         )
         if reply[0] == b"replaced":
@@ -252,7 +252,7 @@ class Tracker:
     async def _renew(self, items: list[tuple[str, str, str]]) -> None:
         partitions: dict[int, list[str]] = defaultdict(list)
         for channel, user, session in items:
-            partitions[self.keys.partition(user)] += [user, session, channel]
+            partitions[self.keys.user_partition(user)] += [user, session, channel]
         head = (self._settings.ttl_ms, RECORD_MS, USER_KEEP_MS)
         calls = [
             self._call("renew", partition, *head, *flat[at : at + 3 * BATCH])

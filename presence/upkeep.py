@@ -122,7 +122,7 @@ def _is_innocent(session: Session, membership: Membership) -> bool:
         return session.services.wheel.awake_s - session.heard_s < LIVELY * ttl_s
     # A sign of life by HTTP takes both: the partition with the session's record, and the channel's. What happened
     # before the last join excused that one already: who stays silent after it must not come and go.
-    concerned = membership.partition, session.services.tracker.keys.partition(session.user)
+    concerned = membership.partition, session.services.tracker.keys.user_partition(session.user)
     since = max(time.monotonic() - 2 * ttl_s - 3, membership.asked_at)
     return not session.services.calm_since(since, *concerned)
 

@@ -96,8 +96,9 @@ class User:
 class Pending:
     """What waits for a user in one channel.
 
-    `cursor` is what to acknowledge when all of it is dealt with; its epoch stands in the events, of which the first
-    may be of an earlier one. `missed` counts events that are gone; `recovered` False: nobody knows how many are.
+    `cursor` is what to acknowledge when all of it is dealt with, and each event's `cursor` when all up to it is; they
+    are of one epoch, and events of the next one come after that. `missed` counts events that are gone; `recovered`
+    False: nobody knows how many are.
     """
 
     channel: str
@@ -109,7 +110,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """What waits for a user, `@inbox` first; `more`: there was no room for all, so acknowledge and look again."""
+    """What waits for a user, `@inbox` first; `more`: this may not be all, so acknowledge and look again."""
 
     channels: tuple[Pending, ...]
     more: bool = False

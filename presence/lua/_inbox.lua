@@ -3,14 +3,14 @@
 -- present one; `past`, by comma and the oldest first, those before it: name, base, last seq. A position is
 -- epoch SEP seq SEP total SEP born, of the last event that its user acknowledged; total is base + seq.
 
--- born, and all epochs as text, the present one last; nil where nobody spoke of the channel yet
+-- born, all epochs as text, the present one last, and keep; nil where nobody spoke of the channel yet
 local function history_of(channel)
-  local saved = redis.call('HMGET', base .. 'meta:' .. channel, 'epoch', 'seq', 'base', 'born', 'past')
+  local saved = redis.call('HMGET', base .. 'meta:' .. channel, 'epoch', 'seq', 'base', 'born', 'past', 'keep')
   if not saved[1] then
     return nil
   end
   local past = saved[5] and saved[5] ~= '' and saved[5] .. ',' or ''
-  return saved[4] or '', past .. saved[1] .. ' ' .. (saved[3] or '0') .. ' ' .. saved[2]
+  return saved[4] or '', past .. saved[1] .. ' ' .. (saved[3] or '0') .. ' ' .. saved[2], saved[6]
 end
 
 local function epochs_in(text)
@@ -36,10 +36,9 @@ local function reached(row, born, epochs)
       return epoch.held + math.min(seq, epoch.last), true
     end
   end
-  if total <= epochs[1].held then -- older than all that is known
-    return total, true
-  end
-  return total - seq, true -- of an epoch that was rolled back: it counts up to where that one began
+  -- Of an epoch that was rolled back it counts up to where that one began. Of one that is too old to be known it counts
+  -- as it is, but not into those that are known: what it counted there was rolled back.
+  return math.max(total - seq, math.min(total, epochs[1].held)), true
 end
 
 local function log_of(channel, epochs, at)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.mailboxes import drain_all
 from tests.support.redis_cluster import RedisCluster
 from tests.support.stage import EngineStageMaker, OwnStage
 from tests.support.waiting import eventually, limited, run_async
@@ -74,4 +75,4 @@ async def test_what_waits_and_what_was_acknowledged_survive_a_killed_primary(
         await durably(stage, "POST", "users", user, "messages", name="m", data=MESSAGES)
         await durably(stage, "POST", "channels", room, "messages", name="m", data=MESSAGES)
     for user, room in people.items():
-        assert await waiting(stage, user) == {name: list(range(3, MESSAGES + 1)) for name in ("@inbox", room)}
+        assert await drain_all(stage, user) == {name: list(range(3, MESSAGES + 1)) for name in ("@inbox", room)}

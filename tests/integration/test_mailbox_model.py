@@ -48,10 +48,11 @@ class Model:
         self.cursors.append((cursor, self.total))
 
     def waiting(self, limit: int) -> tuple[list[int], int]:
-        """Data that `fetch` must give, and how many are missed."""
+        """Data that `fetch` must give, of one epoch, and how many are missed."""
         gone = sum(map(len, self.epochs[: -PAST - 1]))
-        given = list(range(max(self.place, gone), self.total))[:limit]
-        return given, max(0, gone - self.place)
+        first = max(self.place, gone)
+        given = next((epoch[epoch.index(first) :] for epoch in self.epochs if first in epoch), [])
+        return given[:limit], max(0, gone - self.place)
 
     def known(self) -> list[tuple[str, int]]:
         """Cursors of epochs that the server still knows."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from presence.keys import INBOX
+from presence.events import Event
+from presence.keys import INBOX, inbox_of
+from presence.mailbox import Frame
 from presence.node import Node
 from tests.chaos.workbench import Gate, Tab
 from tests.support.mailboxes import ANN, OWN, publish
@@ -88,6 +90,23 @@ async def test_who_missed_more_than_a_frame_holds_is_told_to_fetch(parts: Parts)
 
 
 @run_async
+async def test_large_messages_at_once_come_in_frames_of_bounded_size(parts: Parts) -> None:
+    node = await parts.node(listening=True)
+    tab = await parts.tab(node, ANN)
+    cursor = await publish(node, OWN, 0)
+    await eventually(lambda: letters(tab) == [0], 5)
+    epoch, text = cursor[0].partition(":")[0], b"x" * 15_000
+
+    for seq in range(2, 42):  # as from a bus on which they came at once
+        node.inflow.heard(Event(OWN, epoch, seq, 1, "message", "", "", "", "", text))
+
+    frames: list[Frame] = []
+    await eventually(lambda: frames.extend(tab.session.mailbox.take(1 << 30)) or (frames and frames[-1].seq == 41), 5)
+    assert max(len(frame.json) for frame in frames) <= 60_000 + 15_000 + 1000
+    assert len(frames) < 15
+
+
+@run_async
 async def test_a_message_that_comes_while_a_connection_is_opened_follows_its_welcome(parts: Parts) -> None:
     node = await parts.node(listening=True)
     gate = Gate(node.scripts, "connect")
@@ -100,3 +119,20 @@ async def test_a_message_that_comes_while_a_connection_is_opened_follows_its_wel
 
     await eventually(lambda: letters(tab) == [1], 5)
     assert tab.frames[0]["type"] == "welcome"
+
+
+@run_async
+async def test_a_user_may_be_called_as_if_they_were_a_mailbox(parts: Parts) -> None:
+    user = "@inbox:bob"
+    node = await parts.node(listening=True, partitions=16)
+    assert node.keys.user_partition(user) == node.keys.partition(inbox_of(user)) != node.keys.user_partition("bob")
+    await publish(node, inbox_of(user), 1, 2, 3)
+
+    tab = await parts.tab(node, user)
+    await publish(node, inbox_of(user), 4)
+    await eventually(lambda: letters(tab) == [4], 5)
+    pending = await node.inboxes.fetch(user, 10)
+    await node.inboxes.erase(user)
+
+    assert [len(entry.events) for entry in pending.channels] == [4]
+    assert [name async for name in parts.redis.scan_iter(f"*:{inbox_of(user)}*")] == []

@@ -12,6 +12,7 @@ from presence.keys import inbox_of
 from presence.node import Node
 from tests.chaos.workbench import ROOM
 from tests.support.parts import Parts
+from tests.support.stage import Stage
 
 ANN = "ann"
 OWN = inbox_of(ANN)
@@ -51,6 +52,20 @@ async def drain(node: Node, channel: str, limit: int = 1000) -> tuple[list[Any],
         missed += entry.missed
         await ack(node, entry.cursor, channel)
     return seen, missed
+
+
+async def drain_all(stage: Stage, user: str) -> dict[str, list[Any]]:
+    """The same over HTTP, in all channels: the data of their messages; nothing may be missed."""
+    seen: dict[str, list[Any]] = {}
+    while entries := (await stage.ask("GET", "users", user, "inbox", query={"limit": 1000}))["channels"]:
+        for entry in entries:
+            assert "missed" not in entry and "recovered" not in entry
+            seen.setdefault(entry["channel"], []).extend(
+                event["data"] for event in entry["events"] if event["type"] == "message"
+            )
+            place = {"channel": entry["channel"], "cursor": entry["cursor"]}
+            assert (await stage.api("POST", "users", user, "inbox", "ack", json=place)).status == 204
+    return seen
 
 
 def data(entry: Waiting | None) -> list[Any]:
