@@ -27,6 +27,7 @@ from presence.webhooks.targets import PREFIX, Target, load_targets
 __all__ = ["Report", "Target", "Webhooks", "load_targets"]
 
 PREPARE_S = 5.0
+FILLING = 2  # targets that ask for events at a time: what they get is read by one loop, and sent by one Redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,14 @@ class Report:
 class Webhooks:
     """The targets of this node's configuration."""
 
-    def __init__(
-        self, targets: Sequence[Target], scripts: Scripts, queues: Queues, keys: Keys, node: str, metrics: Metrics
-    ) -> None:
+    def __init__(self, targets: Sequence[Target], scripts: Scripts, keys: Keys, node: str, metrics: Metrics) -> None:
+        """`scripts` by connections of their own: what a target has missed would delay others."""
         self._scripts = scripts
-        self._queues = queues
+        self._queues = queues = Queues(scripts, keys, metrics, whole=True)
         self._keys = keys
         self._standings = {target.name: Standing(scripts, keys, target.group) for target in targets}
         outgoing = Outgoing() if targets else None
+        turns = asyncio.Semaphore(FILLING)
         self._deliverers = {
             target.name: Deliverer(
                 target,
@@ -59,6 +60,7 @@ class Webhooks:
                 self._standings[target.name],
                 outgoing,
                 metrics,
+                turns,
             )
             for target in targets
             if outgoing is not None

@@ -118,7 +118,7 @@ async def who_lost_the_lease_unawares_sends_nothing_old_behind_what_is_new(bench
     async with Receiver() as receiver:
         url = f"http://127.0.0.1:{receiver.port}/"
         old, new = await node_with_hook(bench, url), await node_with_hook(bench, url)
-        still = Brake(old.queues._scripts, "queue_settle")
+        still = Brake(old.webhooks._scripts, "queue_settle")
         deliverer_of(old).start()
         await old.tracker.publish("hook-1", "first", "null")
         await still.holds()
@@ -162,7 +162,7 @@ async def a_replay_does_not_send_what_is_under_way_before_what_it_begins_with(be
         await node.tracker.publish("hook-1", "first", "null")
         await eventually(lambda: len(receiver.events) == 1, 5)
         await eventually(lambda: (note := deliverer_of(node)._note) and not note.ids, 5)
-        still = Brake(node.queues._scripts, "queue_settle")
+        still = Brake(node.webhooks._scripts, "queue_settle")
         await node.tracker.publish("hook-1", "second", "null")
         await still.holds()
         await node.webhooks.replay("hook", cursor=f"0-{receiver.events[0]['at'] - 1}-0")
