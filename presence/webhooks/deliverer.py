@@ -62,6 +62,7 @@ class Deliverer:
         self._turns = turns
         self._note: Note | None = None  # None: another node delivers, as far as we know
         self._kept: Note | None = None  # as it stands in Redis
+        self._term = 0  # in which the note was written
         self._there = self._was_there = False
         self._ending = False
         self._bell = asyncio.Event()
@@ -101,7 +102,7 @@ class Deliverer:
             await asyncio.wait([self._task], timeout=0.1)
         if self._note is not None:
             with suppress(Unavailable):
-                await self._standing.lead(self._node, self._note, lease_ms=0)
+                await self._standing.lead(self._node, self._note, lease_ms=0, term=self._term)
 
     def heard_event(self, event: Event) -> None:
         """Wake up if this matters; while a batch is under way it does not yet."""
@@ -148,17 +149,15 @@ class Deliverer:
         if not self._there:
             await self.prepare()
         if not await self._keep(self._note):
-            return RENEW_S
+            return self._pause_s
         assert self._note is not None
         if not self._note.ids or self._course.anew:
             try:
                 filled = await self._fill()
             except Unavailable:  # the next time we go on from where we are
                 return _trouble_s()
-            if not filled:
-                return RENEW_S
-            if self._course.anew:
-                return 0.0
+            if not filled or self._course.anew:
+                return self._pause_s
         if not self._note.ids:
             batch = self._course.first(self.target.batch, MOST_BYTES)
             if not batch:
@@ -174,20 +173,25 @@ class Deliverer:
         return await self._try(self._note, batch)
 
     async def _keep(self, note: Note | None) -> bool:
-        """Take or renew the lease, and write the note."""
-        found = await self._standing.lead(self._node, None if note == self._kept else note)
-        if found is None:
+        """Take or renew the lease, and write the note. False if the lease is another node's, or was meanwhile: then the
+        note counts for nothing, and the next turn begins with what Redis says."""
+        lead = await self._standing.lead(self._node, None if note == self._kept else note, term=self._term)
+        if lead is None:
             self._follow()
             return False
-        self._kept = found
-        if self._note is None:
+        led = self._note is not None and lead.term == self._term
+        if not led:
             log.info("webhook_led", target=self.target.name, node=self._node)
             self._course.forget()
-        self._note = found
-        return True
+        self._term, self._note, self._kept = lead.term, lead.note, lead.note
+        return led
+
+    @property
+    def _pause_s(self) -> float:
+        return RENEW_S if self._note is None else 0.0
 
     async def _fill(self) -> bool:
-        """Ask for events when it is our turn; False if another node has the lease by then."""
+        """Ask for events when it is our turn; False if another node has, or had, the lease by then."""
         waits = self._turns.locked()
         async with self._turns:
             if waits and not await self._keep(self._note):
@@ -198,7 +202,7 @@ class Deliverer:
     async def _try(self, note: Note, batch: list[Item]) -> float:
         note = note.tried()
         if not await self._keep(note):
-            return RENEW_S
+            return self._pause_s
         if not await self._course.hold(batch):
             self._note = note.without_batch()
             self._course.forget()
