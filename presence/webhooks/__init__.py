@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from presence.errors import BadRequest, NotFound, Unavailable
 from presence.events import Event
-from presence.keys import Keys
+from presence.keys import Keys, fed
 from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.queues import Queues, no_such_queue
@@ -82,7 +82,7 @@ class Webhooks:
 
     def heard_event(self, event: Event) -> None:
         """Wake those whom this concerns."""
-        for deliverer in self._deliverers.values():
+        for deliverer in self._deliverers.values() if fed(event.channel) else ():
             deliverer.heard_event(event)
 
     async def reports(self) -> list[Report]:
