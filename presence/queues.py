@@ -28,6 +28,7 @@ MOST_DEAD = 10_000  # dead letters of a queue, over all partitions
 MOST_BYTES = 4 << 20  # handed out at a time, more or less; more would keep Redis and this node from everything else
 LEAST_BYTES = 64 << 10  # asked of each partition
 MOST_LOOKED_AT = 5_000  # unread entries that are counted one by one, over all partitions
+LOOKED_AT_BYTES = 8 << 20  # the same in bytes
 THERE_MS = 60_000  # a consumer that asked within this time is there
 
 
@@ -154,7 +155,7 @@ class Queues:
     async def look(self, group: str) -> tuple[Standing, Queue]:
         """How the queue stands, and what it wants."""
         most = max(100, MOST_LOOKED_AT // self._keys.partitions)
-        replies = await self._everywhere("queue_look", group, most, THERE_MS)
+        replies = await self._everywhere("queue_look", group, most, THERE_MS, LOOKED_AT_BYTES // self._keys.partitions)
         if any(reply[0] == b"settling" for reply in replies):
             raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
         if known := [reply for reply in replies if reply[0] != b"none"]:

@@ -34,7 +34,7 @@ PARTS = {
     "queue_drop": ("_feed",),
     "queue_take": ("_feed", "_bury", "_portion"),
     "queue_settle": ("_feed",),
-    "queue_look": ("_feed",),
+    "queue_look": ("_feed", "_portion"),
     "queue_dead": ("_feed",),
     "queue_tidy": ("_feed",),
     "inbox_subscribe": ("_view", "_inbox", "_keep"),

@@ -87,7 +87,8 @@ class Webhooks:
 
     async def reports(self) -> list[Report]:
         """How all targets stand, in the order of the file."""
-        return await asyncio.gather(*(self._report(deliverer.target) for deliverer in self._deliverers.values()))
+        turns = asyncio.Semaphore(FILLING)
+        return await asyncio.gather(*(self._report(deliverer.target, turns) for deliverer in self._deliverers.values()))
 
     async def replay(self, name: str, *, from_ms: int | None = None, cursor: str | None = None) -> int:
         """Deliver again what happened since an instant (Unix ms), or what came after a cursor, as far as the feed has
@@ -122,10 +123,11 @@ class Webhooks:
             raise no_such_target(name)
         return self._deliverers[name].target
 
-    async def _report(self, target: Target) -> Report:
-        node, note = await self._standings[target.name].look()
-        try:
-            queue, _ = await self._queues.look(target.group)
-        except NotFound:
-            return Report(target, node, note, None)
+    async def _report(self, target: Target, turns: asyncio.Semaphore) -> Report:
+        async with turns:  # to look at a queue is as much work as to take from it
+            node, note = await self._standings[target.name].look()
+            try:
+                queue, _ = await self._queues.look(target.group)
+            except NotFound:
+                return Report(target, node, note, None)
         return Report(target, node, note, queue)

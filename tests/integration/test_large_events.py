@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from presence import queues
 from presence.errors import Unavailable
 from presence.node import Node
 from presence.queues import MOST_BYTES, Queue
@@ -15,6 +16,7 @@ from presence.webhooks.course import TAKEN_BYTES, Course
 from tests.chaos.deliveries import GROUP, node_with_hook
 from tests.support.hooks import write_targets
 from tests.support.parts import Brake, Loss, Parts
+from tests.support.patches import changed
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually, run_async
 
@@ -74,6 +76,19 @@ async def test_a_take_ends_where_it_has_enough_bytes_and_says_that_there_is_more
     assert 0.9 * MOST_BYTES < LARGE * len(again) < 1.1 * MOST_BYTES
     assert more
     assert {event["deliveries"] for event in again} == {2}
+
+
+@run_async
+async def test_who_looks_at_a_queue_counts_large_events_only_up_to_some_bytes(parts: Parts) -> None:
+    node = await parts.node(partitions=2)
+    for group, pattern in (("all", "*"), ("some", "hook-m2*")):
+        await node.queues.put(group, Queue(pattern=pattern), from_start=True)
+    await publish(node, 320)
+
+    with changed(queues, "LOOKED_AT_BYTES", 1 << 20):
+        counts = [(await node.queues.look(group))[0].waiting for group in ("all", "some")]
+    assert counts[0] == 320
+    assert 0 < counts[1] < 100  # of 111 eleven are among those that it looks at
 
 
 @run_async
