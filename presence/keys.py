@@ -63,6 +63,11 @@ def owner_of(channel: str) -> str | None:
     return channel.removeprefix(_INBOX_OF) if channel.startswith(_INBOX_OF) else None
 
 
+def fed(channel: str) -> bool:
+    """Whether what happens there is in the feed: not in the server's own channels."""
+    return not channel.startswith("@")
+
+
 class Keys:
     """Key names of one deployment: `prefix`, its number of partitions and the Redis database number."""
 

@@ -68,6 +68,7 @@ class Node:
         self._commands = Lanes(self.topology, self._sweeps.away)
         self._reads = Lanes(self.topology, self._sweeps.away)
         self._work = Lanes(self.topology, self._sweeps.away)  # of back ends: a batch of 500 delays no client
+        self._hooks = Lanes(self.topology, self._sweeps.away)  # of webhooks: nor do what 50 targets have missed
         self._durable = Lanes(self.topology, self._sweeps.away, replicas=settings.durable_replicas)
         common = (self.keys, settings, self.name, self.metrics)
         doors = make_doors(*common, self._commands, self._reads, self._work)
@@ -75,10 +76,9 @@ class Node:
         self.scripts, self.tracker, self.directory = doors.scripts, doors.tracker, doors.directory
         self.queues, self.inboxes = doors.queues, doors.inboxes
         self.takers = Takers(self.queues, self.keys)
-        work = Scripts(self._work)
         targets = load_targets(settings.webhooks_file)
-        self.webhooks = Webhooks(targets, work, self.queues, self.keys, self.name, self.metrics)
-        self.feedkeeping = FeedKeeping(work, self.queues, self.keys, settings, self.metrics)
+        self.webhooks = Webhooks(targets, Scripts(self._hooks), self.keys, self.name, self.metrics)
+        self.feedkeeping = FeedKeeping(Scripts(self._work), self.queues, self.keys, settings, self.metrics)
         self.past = Past(self.directory, self.scripts, self.keys, settings, self.metrics)
         self.hub = Hub(self.tracker, self.metrics)
         self.registry = Registry(self.keys)
@@ -176,7 +176,7 @@ class Node:
         for task in [*self._tasks, *self.services.tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self.services.tasks, return_exceptions=True)
-        for lanes in (self._sweeps, self._commands, self._reads, self._work, self._durable):
+        for lanes in (self._sweeps, self._commands, self._reads, self._work, self._hooks, self._durable):
             await lanes.close()
         await self.topology.stop()
 

@@ -25,7 +25,10 @@ TYPES = ("join", "leave", "update", "message")
 DELIVERIES = 5  # how often an event is tried unless the queue says otherwise
 MOST_QUEUES = 100
 MOST_DEAD = 10_000  # dead letters of a queue, over all partitions
+MOST_BYTES = 4 << 20  # handed out at a time, more or less; more would keep Redis and this node from everything else
+LEAST_BYTES = 64 << 10  # asked of each partition
 MOST_LOOKED_AT = 5_000  # unread entries that are counted one by one, over all partitions
+LOOKED_AT_BYTES = 8 << 20  # the same in bytes
 THERE_MS = 60_000  # a consumer that asked within this time is there
 
 
@@ -97,20 +100,21 @@ class Queues:
     async def take(
         self, group: str, consumer: str, count: int, lease_ms: int, partitions: Iterable[int] | None = None
     ) -> tuple[list[dict[str, Any]], set[int]]:
-        """Up to `count` events for this consumer, the oldest first, its own for `lease_ms`; maybe none. Also the
-        partitions in which more may wait. One that cannot be asked keeps back what it has, unless it is all there
-        is: then Unavailable, or PartlyAway where others have nothing. NotFound if all were asked and none knows the
-        queue."""
+        """Up to `count` events for this consumer, the oldest first, its own for `lease_ms`; fewer if they are large,
+        maybe none. Also the partitions in which more may wait. One that cannot be asked keeps back what it has, unless
+        it is all there is: then Unavailable, or PartlyAway where others have nothing. NotFound if all were asked and
+        none knows the queue."""
         asked = list(range(self._keys.partitions) if partitions is None else partitions)
         random.shuffle(asked)  # no partition is always the last
         events: list[dict[str, Any]] = []
         trouble: list[Exception] = []
-        known = False
-        while asked and len(events) < count:
+        known, room = False, MOST_BYTES
+        while asked and len(events) < count and room > 0:
             shares = _shares(count - len(events), len(asked))
             turn, asked = asked[: len(shares)], asked[len(shares) :]
+            portion = max(LEAST_BYTES, room // len(turn))
             answers = await asyncio.gather(
-                *(self.take_from(p, group, consumer, n, lease_ms) for p, n in zip(turn, shares, strict=True)),
+                *(self.take_from(p, group, consumer, n, lease_ms, portion) for p, n in zip(turn, shares, strict=True)),
                 return_exceptions=True,
             )
             for partition, answer in zip(turn, answers, strict=True):
@@ -121,6 +125,7 @@ class Queues:
                 else:
                     known = True
                     events += answer[0]
+                    room -= answer[2]
                     if answer[1]:
                         asked.append(partition)
         if not events:
@@ -132,19 +137,20 @@ class Queues:
         return sorted(events, key=age), set(asked)
 
     async def take_from(
-        self, partition: int, group: str, consumer: str, count: int, lease_ms: int
-    ) -> tuple[list[dict[str, Any]], bool]:
-        """As `take`, of one partition: events in their order, and whether there may be more."""
+        self, partition: int, group: str, consumer: str, count: int, lease_ms: int, most_bytes: int
+    ) -> tuple[list[dict[str, Any]], bool, int]:
+        """As `take`, of one partition: events in their order, whether there may be more, and their bytes."""
         most_dead = max(10, MOST_DEAD // self._keys.partitions)
-        reply = await self._call("queue_take", partition, group, consumer, count, lease_ms, most_dead)
+        reply = await self._call("queue_take", partition, group, consumer, count, lease_ms, most_dead, most_bytes)
         _expect_queue(reply, group)
-        rows = zip(reply[3::3], reply[4::3], reply[5::3], strict=True)
+        rows = list(zip(reply[3::3], reply[4::3], reply[5::3], strict=True))
         taken = [
             event_of(Entry.of_script(partition, source), fields, deliveries) for source, deliveries, fields in rows
         ]
+        size = sum(len(field) for _, _, fields in rows for field in fields)
         self._metrics.queue_redeliveries.inc(sum(event["deliveries"] > 1 for event in taken))
         self._metrics.queue_dead_letters.inc(reply[2])
-        return taken, reply[1] == 1
+        return taken, reply[1] == 1, size
 
     async def settle(
         self, group: str, consumer: str, what: str, ids: Sequence[str], lease_ms: int = 0
@@ -156,7 +162,7 @@ class Queues:
     async def look(self, group: str) -> tuple[Standing, Queue]:
         """How the queue stands, and what it wants."""
         most = max(100, MOST_LOOKED_AT // self._keys.partitions)
-        replies = await self._everywhere("queue_look", group, most, THERE_MS)
+        replies = await self._everywhere("queue_look", group, most, THERE_MS, LOOKED_AT_BYTES // self._keys.partitions)
         if any(reply[0] == b"settling" for reply in replies):
             raise Unavailable("Redis has lost its data; presence is being gathered again", retry_ms=2000)
         if known := [reply for reply in replies if reply[0] != b"none"]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from presence.errors import PresenceError
 from presence.events import Event
-from presence.keys import Keys
+from presence.keys import Keys, fed
 from presence.queues import PartlyAway, Queues
 
 EVERYWHERE_S = 1.0
@@ -46,6 +46,8 @@ class Takers:
 
     def heard_event(self, event: Event) -> None:
         """Wake those to whom this may matter."""
+        if not fed(event.channel):
+            return
         for line in self._lines.values():
             line.heard.add(self._keys.partition(event.channel))
             line.wake()

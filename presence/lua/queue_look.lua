@@ -1,6 +1,7 @@
 -- How a queue stands in this partition.
 -- KEYS: 1 guard, 2 never
--- ARGV: 1 group, 2 most unread entries that are looked at one by one, 3 ms within which a consumer counts as there
+-- ARGV: 1 group, 2 most unread entries that are looked at one by one, 3 ms within which a consumer counts as there,
+--       4 most bytes of those entries
 -- Returns: {'settling'}, {'none'} (no such queue) or
 --          {'ok', waiting, in flight, age in ms of the oldest entry that is not acknowledged or -1, dead, lost,
 --           max deliveries, types, pattern, then the names of its consumers: who asked lately, or holds something}
@@ -35,18 +36,25 @@ local function meet_all(source)
       if pending[1] > 0 then
         meet(pending[2])
       end
-      local most, found = tonumber(ARGV[2]), 0
-      local rows = redis.call('XRANGE', stream, '(' .. other.read, '+', 'COUNT', most)
-      for _, row in ipairs(rows) do
-        if source == 'a' or wants(queue, row[2]) then
-          found = found + 1
-          meet(row[1])
+      local most, room, looked, found = tonumber(ARGV[2]), tonumber(ARGV[4]), 0, 0
+      local from, ended = '(' .. other.read, false
+      while not ended and looked < most and room > 0 do
+        local count = fitting(most - looked, room)
+        local rows = redis.call('XRANGE', stream, from, '+', 'COUNT', count)
+        for _, row in ipairs(rows) do
+          room = room - size_of(row[2])
+          if source == 'a' or wants(queue, row[2]) then
+            found = found + 1
+            meet(row[1])
+          end
+          from = '(' .. row[1]
         end
+        looked, ended = looked + #rows, #rows < count
       end
       waiting = waiting + found
-      if #rows == most then -- a very long queue: of the rest it wants as much as of these, most likely
-        local rest = math.max(0, other.behind - pending[1] - most)
-        waiting = waiting + math.floor(rest * found / most + 0.5)
+      if not ended then -- a very long queue: of the rest it wants as much as of these, most likely
+        local rest = math.max(0, other.behind - pending[1] - looked)
+        waiting = waiting + math.floor(rest * found / looked + 0.5)
       end
       for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
         if field_of(flat, 'name') ~= SEP and field_of(flat, 'pending') > 0 then

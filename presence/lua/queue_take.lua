@@ -1,6 +1,6 @@
 -- Hand out entries to a consumer: first those whose lease has ended, then what was given back, then new ones.
 -- KEYS: 1 guard, 2 never
--- ARGV: 1 group, 2 consumer, 3 count, 4 lease_ms, 5 most dead letters
+-- ARGV: 1 group, 2 consumer, 3 count, 4 lease_ms, 5 most dead letters, 6 most bytes (but at least one entry)
 -- Returns: {'none'} (no such queue) or
 --          {'ok', more may wait 0/1, dead letters made, for each entry: source and id, deliveries, its fields}
 
@@ -25,9 +25,10 @@ if latest > now + CLOCK_MS then
 end
 redis.call('ZADD', there, int(now), consumer)
 
-local taken, buried = {}, 0
+local taken, buried, room = {}, 0, tonumber(ARGV[6])
 local function give(source, id, deliveries, fields)
   redis.call('ZADD', leases, int(now + lease_ms), source .. id)
+  room = room - size_of(fields)
   taken[#taken + 1] = {source .. id, deliveries, fields}
 end
 
@@ -51,14 +52,18 @@ local function again(source, id)
 end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', int(now), 'LIMIT', '0', count)) do
+  if room <= 0 then
+    break
+  end
   again(string.sub(member, 1, 1), string.sub(member, 2))
 end
 
 local read = 0
 local function read_new(source)
   local stream = stream_of(group, source)
-  while #taken < count and read < READ_AT_ONCE do
-    local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count - #taken, 'STREAMS', stream, '>')
+  while #taken < count and room > 0 and read < READ_AT_ONCE do
+    local most = fitting(count - #taken, room)
+    local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', most, 'STREAMS', stream, '>')
     if not reply or #reply == 0 then
       return
     end
@@ -79,7 +84,7 @@ if redis.call('EXISTS', base .. 'again:' .. group) == 1 then
 end
 read_new('f')
 
-local more = (#taken >= count or read >= READ_AT_ONCE) and 1 or 0
+local more = (#taken >= count or room <= 0 or read >= READ_AT_ONCE) and 1 or 0
 local reply = {'ok', more, buried}
 for _, entry in ipairs(taken) do
   for at = 1, 3 do

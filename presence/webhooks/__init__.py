@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from presence.errors import BadRequest, NotFound, Unavailable
 from presence.events import Event
-from presence.keys import Keys
+from presence.keys import Keys, fed
 from presence.lua import Scripts
 from presence.metrics import Metrics
 from presence.queues import Queues, no_such_queue
@@ -27,6 +27,7 @@ from presence.webhooks.targets import PREFIX, Target, load_targets
 __all__ = ["Report", "Target", "Webhooks", "load_targets"]
 
 PREPARE_S = 5.0
+FILLING = 2  # targets that ask for events at a time: what they get is read by one loop, and sent by one Redis
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,14 @@ class Report:
 class Webhooks:
     """The targets of this node's configuration."""
 
-    def __init__(
-        self, targets: Sequence[Target], scripts: Scripts, queues: Queues, keys: Keys, node: str, metrics: Metrics
-    ) -> None:
+    def __init__(self, targets: Sequence[Target], scripts: Scripts, keys: Keys, node: str, metrics: Metrics) -> None:
+        """`scripts` by connections of their own: what a target has missed would delay others."""
         self._scripts = scripts
-        self._queues = queues
+        self._queues = queues = Queues(scripts, keys, metrics, whole=True)
         self._keys = keys
         self._standings = {target.name: Standing(scripts, keys, target.group) for target in targets}
         outgoing = Outgoing() if targets else None
+        turns = asyncio.Semaphore(FILLING)
         self._deliverers = {
             target.name: Deliverer(
                 target,
@@ -59,6 +60,7 @@ class Webhooks:
                 self._standings[target.name],
                 outgoing,
                 metrics,
+                turns,
             )
             for target in targets
             if outgoing is not None
@@ -80,12 +82,13 @@ class Webhooks:
 
     def heard_event(self, event: Event) -> None:
         """Wake those whom this concerns."""
-        for deliverer in self._deliverers.values():
+        for deliverer in self._deliverers.values() if fed(event.channel) else ():
             deliverer.heard_event(event)
 
     async def reports(self) -> list[Report]:
         """How all targets stand, in the order of the file."""
-        return await asyncio.gather(*(self._report(deliverer.target) for deliverer in self._deliverers.values()))
+        turns = asyncio.Semaphore(FILLING)
+        return await asyncio.gather(*(self._report(deliverer.target, turns) for deliverer in self._deliverers.values()))
 
     async def replay(self, name: str, *, from_ms: int | None = None, cursor: str | None = None) -> int:
         """Deliver again what happened since an instant (Unix ms), or what came after a cursor, as far as the feed has
@@ -120,10 +123,11 @@ class Webhooks:
             raise no_such_target(name)
         return self._deliverers[name].target
 
-    async def _report(self, target: Target) -> Report:
-        node, note = await self._standings[target.name].look()
-        try:
-            queue, _ = await self._queues.look(target.group)
-        except NotFound:
-            return Report(target, node, note, None)
+    async def _report(self, target: Target, turns: asyncio.Semaphore) -> Report:
+        async with turns:  # to look at a queue is as much work as to take from it
+            node, note = await self._standings[target.name].look()
+            try:
+                queue, _ = await self._queues.look(target.group)
+            except NotFound:
+                return Report(target, node, note, None)
         return Report(target, node, note, queue)

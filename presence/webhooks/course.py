@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from presence.codec import compact
 from presence.entries import Entry, event_of
@@ -18,26 +19,27 @@ from presence.lane import Reply
 from presence.lua import Scripts
 from presence.queues import MOST_DEAD, Queues, no_such_queue
 
-HAD_AGAIN = 2_000  # more than a partition ever has out at a time
 LEASE_MS = 3_600_000  # for who looks at the queue; nobody else takes from it
 TAKEN = 2_000  # over all partitions, more or less
+TAKEN_BYTES = 2 << 20  # the same; a node may deliver 50 targets that all are far behind
 Key = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An event that was taken, as compact JSON; `key` orders all items, `turn` is when it was taken."""
+    """An event that was taken, as compact JSON of `size` bytes; `key` orders all items, `turn` is when it was taken."""
 
     key: Key
     id: str
     at_ms: int
     text: str
+    size: int
     turn: int
 
 
 @dataclass(slots=True)
 class _Shelf:
-    """What was taken of one partition; `anew`: what is out may be more than this, ask for it again."""
+    """What was taken of one partition; `anew`: what is out may be more than this, ask for what comes behind it."""
 
     items: dict[str, Item] = field(default_factory=dict)
     full: bool = False
@@ -47,6 +49,16 @@ class _Shelf:
     def end(self) -> Key:
         """What is behind this may come after something that was not taken yet."""
         return max((item.key for item in self.items.values()), default=(1, 0, 0, 0))
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is here."""
+        return sum(item.size for item in self.items.values())
+
+    def last(self, was_dead: bool) -> str:
+        """The stored id of the last entry of one of the two streams, "-" where none is here."""
+        last = max((item.key for item in self.items.values() if _was_dead(item) == was_dead), default=None)
+        return f"{last[1]}-{last[3]}" if last else "-"
 
 
 class Course:
@@ -59,6 +71,7 @@ class Course:
         self._group = group
         self._consumer = consumer
         self._size = min(batch, max(10, TAKEN // keys.partitions))
+        self._bytes = TAKEN_BYTES // keys.partitions
         self._shelves = [_Shelf() for _ in range(keys.partitions)]
         self._turn = 0
 
@@ -67,21 +80,28 @@ class Course:
         self._shelves = [_Shelf() for _ in range(self._keys.partitions)]
 
     async def fill(self) -> None:
-        """Ask every partition for which there is room. If one cannot be asked, nothing is: what it has might have come
-        first."""
+        """Ask every partition for which there is room, and for what is out, in parts: as long as the course is `anew`,
+        fill again before anything is taken off. After an error, too: what was got is kept."""
         self._turn += 1
-        asked = [number for number, shelf in enumerate(self._shelves) if len(shelf.items) < self._size]
+        asked = [number for number, shelf in enumerate(self._shelves) if shelf.anew or self._has_room(shelf)]
         answers = await asyncio.gather(*map(self._take, asked), return_exceptions=True)
+        for number, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._shelves[number].anew = True  # it may have been handed out, and the answer lost
         for answer in answers:
             if isinstance(answer, BaseException):
-                self.forget()
                 raise answer
+
+    @property
+    def anew(self) -> bool:
+        """Whether there may be something out that is not here."""
+        return any(shelf.anew for shelf in self._shelves)
 
     @property
     def unripe(self) -> bool:
         """Whether there is something that only waits for the next turn."""
         fresh = any(item.turn == self._turn for shelf in self._shelves for item in shelf.items.values())
-        return fresh or any(shelf.full and not shelf.items for shelf in self._shelves)
+        return fresh or self.anew or any(shelf.full and not shelf.items for shelf in self._shelves)
 
     @property
     def oldest_ms(self) -> int | None:
@@ -94,7 +114,7 @@ class Course:
         chosen: list[Item] = []
         room = most_bytes
         for item in self._sorted():
-            room -= len(item.text.encode())
+            room -= item.size
             overtakes = end is not None and item.key > end and not _was_dead(item)
             if item.turn == self._turn or overtakes or len(chosen) == count or (chosen and room < 0):
                 break
@@ -131,15 +151,23 @@ class Course:
 
     async def _take(self, number: int) -> None:
         shelf = self._shelves[number]
-        count = self._size - len(shelf.items)
-        reply = await self._call("queue_next", number, self._consumer, count, LEASE_MS, HAD_AGAIN if shelf.anew else 0)
-        for source, fields in zip(reply[2::2], reply[3::2], strict=True):
+        count, room = max(0, self._size - len(shelf.items)), self._bytes
+        out = (shelf.last(was_dead=True), shelf.last(was_dead=False))
+        if not shelf.anew:
+            room, out = room - shelf.size, ("", "")
+        reply = await self._call("queue_next", number, self._consumer, count, LEASE_MS, room, *out)
+        for source, fields in zip(reply[3::2], reply[4::2], strict=True):
             entry = Entry.of_script(number, source)
             event = event_of(entry, fields, 0)
             del event["deliveries"]  # of this queue it says nothing: attempts are counted by batch
-            shelf.items[entry.text] = Item(_key(entry), entry.text, event["at"], compact(event), self._turn)
-        shelf.full = reply[1] == 1
-        shelf.anew = False
+            text = compact(event)
+            item = Item(_key(entry), entry.text, event["at"], text, len(text.encode()), self._turn)
+            shelf.items[entry.text] = item
+        shelf.anew = reply[2] == 1
+        shelf.full = reply[1] == 1 or not self._has_room(shelf)
+
+    def _has_room(self, shelf: _Shelf) -> bool:
+        return len(shelf.items) < self._size and shelf.size < self._bytes
 
     async def _call(self, name: str, number: int, *arguments: str | int) -> Reply:
         reply = await self._scripts.call(name, self._keys.script(number), (self._group, *arguments))
@@ -153,6 +181,18 @@ class Course:
     def _drop(self, items: Sequence[Item]) -> None:
         for item in items:
             self._shelves[int(item.id.partition("-")[0])].items.pop(item.id, None)
+
+
+def body_of(batch: Sequence[Item], cursor: str | None) -> bytes:
+    """The same bytes for the same batch, however often it is tried."""
+    instant = datetime.fromtimestamp(batch[-1].at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    head = f'{{"type":"presence.events","timestamp":"{instant.replace("+00:00", "Z")}"'
+    return f'{head},"data":{{"cursor":{compact(cursor)},"events":[{",".join(item.text for item in batch)}]}}}}'.encode()
+
+
+def cursor_of(batch: Sequence[Item]) -> str | None:
+    """The last event of the batch that came out of the feed, None where all of them were dead letters."""
+    return next((item.id for item in reversed(batch) if item.key[0] == 1), None)
 
 
 def place_of(text: str | None, partitions: int) -> Entry | None:

@@ -13,16 +13,14 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from presence.auth import matches
-from presence.codec import compact
 from presence.errors import LimitExceeded, NotFound, Unavailable
 from presence.events import Event
 from presence.logs import get
 from presence.metrics import Metrics
 from presence.queues import Queues
-from presence.webhooks.course import Course, Item
+from presence.webhooks.course import Course, Item, body_of, cursor_of
 from presence.webhooks.outgoing import Answer, Outgoing
 from presence.webhooks.signing import signed
 from presence.webhooks.standing import RENEW_S, Note, Standing
@@ -51,7 +49,9 @@ class Deliverer:
         standing: Standing,
         outgoing: Outgoing,
         metrics: Metrics,
+        turns: asyncio.Semaphore,
     ) -> None:
+        """`turns`: how many targets may ask for events at a time."""
         self.target = target
         self._node = node
         self._queues = queues
@@ -59,8 +59,10 @@ class Deliverer:
         self._standing = standing
         self._outgoing = outgoing
         self._metrics = metrics
+        self._turns = turns
         self._note: Note | None = None  # None: another node delivers, as far as we know
         self._kept: Note | None = None  # as it stands in Redis
+        self._term = 0  # in which the note was written
         self._there = self._was_there = False
         self._ending = False
         self._bell = asyncio.Event()
@@ -100,7 +102,7 @@ class Deliverer:
             await asyncio.wait([self._task], timeout=0.1)
         if self._note is not None:
             with suppress(Unavailable):
-                await self._standing.lead(self._node, self._note, lease_ms=0)
+                await self._standing.lead(self._node, self._note, lease_ms=0, term=self._term)
 
     def heard_event(self, event: Event) -> None:
         """Wake up if this matters; while a batch is under way it does not yet."""
@@ -119,14 +121,14 @@ class Deliverer:
             except (Unavailable, NotFound):  # not found: its queue went with the data of Redis, most likely
                 self._follow()
                 self._there = False
-                pause_s = TROUBLE_S
+                pause_s = _trouble_s()
             except LimitExceeded:
                 log.error("webhook_without_queue", target=self.target.name, remedy="end queues that nobody needs")
                 pause_s = MOST_PAUSE_S
             except Exception as error:  # whatever it is, the other targets and the next turn go on
                 log.error("webhook_turn_failed", target=self.target.name, exc_info=error)
                 self._follow()
-                pause_s = TROUBLE_S
+                pause_s = _trouble_s()
             if pause_s > 0 and not self._ending:
                 await self._rest(pause_s)
 
@@ -147,10 +149,16 @@ class Deliverer:
         if not self._there:
             await self.prepare()
         if not await self._keep(self._note):
-            return RENEW_S
+            return self._pause_s
         assert self._note is not None
+        if not self._note.ids or self._course.anew:
+            try:
+                filled = await self._fill()
+            except Unavailable:  # the next time we go on from where we are
+                return _trouble_s()
+            if not filled or self._course.anew:
+                return self._pause_s
         if not self._note.ids:
-            await self._course.fill()
             batch = self._course.first(self.target.batch, MOST_BYTES)
             if not batch:
                 return 0.0 if self._course.unripe else IDLE_S
@@ -165,23 +173,36 @@ class Deliverer:
         return await self._try(self._note, batch)
 
     async def _keep(self, note: Note | None) -> bool:
-        """Take or renew the lease, and write the note."""
-        found = await self._standing.lead(self._node, None if note == self._kept else note)
-        if found is None:
+        """Take or renew the lease, and write the note. False if the lease is another node's, or was meanwhile: then the
+        note counts for nothing, and the next turn begins with what Redis says."""
+        lead = await self._standing.lead(self._node, None if note == self._kept else note, term=self._term)
+        if lead is None:
             self._follow()
             return False
-        self._kept = found
-        if self._note is None:
+        led = self._note is not None and lead.term == self._term
+        if not led:
             log.info("webhook_led", target=self.target.name, node=self._node)
             self._course.forget()
+        self._term, self._note, self._kept = lead.term, lead.note, lead.note
+        return led
+
+    @property
+    def _pause_s(self) -> float:
+        return RENEW_S if self._note is None else 0.0
+
+    async def _fill(self) -> bool:
+        """Ask for events when it is our turn; False if another node has, or had, the lease by then."""
+        waits = self._turns.locked()
+        async with self._turns:
+            if waits and not await self._keep(self._note):
+                return False
             await self._course.fill()
-        self._note = found
         return True
 
     async def _try(self, note: Note, batch: list[Item]) -> float:
         note = note.tried()
         if not await self._keep(note):
-            return RENEW_S
+            return self._pause_s
         if not await self._course.hold(batch):
             self._note = note.without_batch()
             self._course.forget()
@@ -199,7 +220,7 @@ class Deliverer:
     async def _post(self, note: Note, batch: Sequence[Item]) -> Answer:
         """One attempt; the lease is kept meanwhile. If it cannot be, the attempt goes on: it is too late to take it
         back."""
-        body = _body(batch, _cursor(batch) or note.cursor)
+        body = body_of(batch, cursor_of(batch) or note.cursor)
         headers = signed(self.target.secrets, note.webhook_id, int(time.time()), body)
         posting = asyncio.get_running_loop().create_task(self._outgoing.post(self.target, headers, body))
         try:
@@ -216,7 +237,7 @@ class Deliverer:
             log.info(
                 "webhook_recovered", target=self.target.name, failed_for_s=(_now_ms() - note.failing_since) // 1000
             )
-        self._settled(await self._course.done(batch), note.delivered(_cursor(batch), _now_ms()))
+        self._settled(await self._course.done(batch), note.delivered(cursor_of(batch), _now_ms()))
 
     async def _give_up(self, note: Note, batch: list[Item], answer: Answer) -> None:
         self._metrics.webhook_deliveries["dead"].inc()
@@ -231,7 +252,7 @@ class Deliverer:
         )
         whole = await self._course.bury(batch, note.attempts)
         now_ms = _now_ms()
-        self._settled(whole, note.failed(answer.error, now_ms, now_ms).without_batch(_cursor(batch)))
+        self._settled(whole, note.failed(answer.error, now_ms, now_ms).without_batch(cursor_of(batch)))
 
     def _settled(self, whole: bool, note: Note) -> None:
         """Go on behind a batch; if it was not all ours any more, from what Redis says."""
@@ -262,16 +283,8 @@ def _back_off_s(attempts: int, first_ms: int) -> float:
     return whole_s / 2 + random.random() * whole_s / 2
 
 
-def _body(batch: Sequence[Item], cursor: str | None) -> bytes:
-    """The same bytes for the same batch, however often it is tried."""
-    instant = datetime.fromtimestamp(batch[-1].at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    head = f'{{"type":"presence.events","timestamp":"{instant.replace("+00:00", "Z")}"'
-    return f'{head},"data":{{"cursor":{compact(cursor)},"events":[{",".join(item.text for item in batch)}]}}}}'.encode()
-
-
-def _cursor(batch: Sequence[Item]) -> str | None:
-    """The last event of the batch that came out of the feed, None where all of them were dead letters."""
-    return next((item.id for item in reversed(batch) if item.key[0] == 1), None)
+def _trouble_s() -> float:
+    return TROUBLE_S * (0.5 + random.random())  # not all at once
 
 
 def _now_ms() -> int:

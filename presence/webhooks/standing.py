@@ -63,6 +63,14 @@ class Note:
         return replace(self, webhook_id="", ids=(), attempts=0, retry_at=None, cursor=cursor or self.cursor)
 
 
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What the node that has the lease knows; `term` changes whenever another node had it in between."""
+
+    term: int
+    note: Note
+
+
 class Standing:
     """Who delivers a target, and its note."""
 
@@ -71,17 +79,19 @@ class Standing:
         self._keys = keys.script(keys.partition(work))
         self._work = work
 
-    async def lead(self, node: str, note: Note | None = None, lease_ms: int | None = None) -> Note | None:
-        """Take or renew the lease, and write the note if there is one; the note as it is then, None if another node has
-        the lease. A lease of 0 gives it up."""
+    async def lead(
+        self, node: str, note: Note | None = None, lease_ms: int | None = None, term: int = 0
+    ) -> Lead | None:
+        """Take or renew the lease, and write the note if there is one, unless it was written in another term than this
+        is. What stands there then; None if another node has the lease. A lease of 0 gives it up."""
         text = "" if note is None else note.text
         life_ms = LEASE_MS if lease_ms is None else lease_ms
-        reply = await self._scripts.call("lead", self._keys, (self._work, node, life_ms, text))
-        return Note.parse(reply[2]) if reply[0] else None
+        reply = await self._scripts.call("lead", self._keys, (self._work, node, life_ms, text, term))
+        return Lead(reply[3], Note.parse(reply[2])) if reply[0] else None
 
     async def look(self) -> tuple[str | None, Note]:
         """Who has the lease, if anybody has, and the note."""
-        reply = await self._scripts.call("lead", self._keys, (self._work, "", 0, ""))
+        reply = await self._scripts.call("lead", self._keys, (self._work, "", 0, "", 0))
         return reply[1].decode() or None, Note.parse(reply[2])
 
 

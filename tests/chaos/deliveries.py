@@ -16,7 +16,7 @@ from tests.chaos.workbench import Workbench
 from tests.support.hooks import write_targets
 from tests.support.parts import Brake
 from tests.support.patches import changed
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, answer
 from tests.support.waiting import eventually
 
 GROUP = "@webhook:hook"
@@ -118,7 +118,7 @@ async def who_lost_the_lease_unawares_sends_nothing_old_behind_what_is_new(bench
     async with Receiver() as receiver:
         url = f"http://127.0.0.1:{receiver.port}/"
         old, new = await node_with_hook(bench, url), await node_with_hook(bench, url)
-        still = Brake(old.queues._scripts, "queue_settle")
+        still = Brake(old.webhooks._scripts, "queue_settle")
         deliverer_of(old).start()
         await old.tracker.publish("hook-1", "first", "null")
         await still.holds()
@@ -162,7 +162,7 @@ async def a_replay_does_not_send_what_is_under_way_before_what_it_begins_with(be
         await node.tracker.publish("hook-1", "first", "null")
         await eventually(lambda: len(receiver.events) == 1, 5)
         await eventually(lambda: (note := deliverer_of(node)._note) and not note.ids, 5)
-        still = Brake(node.queues._scripts, "queue_settle")
+        still = Brake(node.webhooks._scripts, "queue_settle")
         await node.tracker.publish("hook-1", "second", "null")
         await still.holds()
         await node.webhooks.replay("hook", cursor=f"0-{receiver.events[0]['at'] - 1}-0")
@@ -170,3 +170,37 @@ async def a_replay_does_not_send_what_is_under_way_before_what_it_begins_with(be
         await eventually(lambda: receiver.seen("name")[-1] == "second", 5)
 
         assert receiver.seen("name") == ["first", "first", "second"]
+
+
+async def who_lost_the_lease_in_mid_attempt_leaves_the_note_of_its_successor_alone(bench: Workbench) -> None:
+    """It stands still while its receiver takes its time; its successor has got further and dies in the midst of a batch
+    that is refused. That batch goes on under its id."""
+    async with Receiver() as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        old, new = await node_with_hook(bench, url), await node_with_hook(bench, url)
+        standing = Standing(new.webhooks._scripts, new.keys, GROUP)
+        answered = asyncio.Event()
+        receiver.answers.append(answered)
+        deliverer_of(old).start()
+        await old.tracker.publish("hook-1", "first", "null")
+        await eventually(lambda: len(receiver.calls) == 1, 5)
+        still = [Brake(old.webhooks._scripts, name) for name in ("lead", "queue_settle")]
+        await standing.lead(old.name, lease_ms=0)  # as its end would
+        deliverer_of(new).start()
+        await eventually(lambda: receiver.seen("name") == ["first", "first"], 5)
+        receiver.always = answer(500)
+        await new.tracker.publish("hook-1", "second", "null")
+        await eventually(lambda: receiver.seen("name").count("second") == 2, 5)
+        task = deliverer_of(new)._task
+        assert task is not None
+        task.cancel()
+        await asyncio.wait([task])
+        await standing.lead(new.name, lease_ms=0)
+        under_way = receiver.calls[-1].id
+        count = len(receiver.calls)
+        answered.set()
+        for brake in still:
+            brake.release()
+        await eventually(lambda: len(receiver.calls) > count, 10)
+
+        assert [receiver.calls[-1].id, receiver.seen("name")[-1]] == [under_way, "second"]

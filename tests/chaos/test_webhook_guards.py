@@ -50,6 +50,11 @@ GUARDS = [
         deliveries.a_replay_does_not_send_what_is_under_way_before_what_it_begins_with,
         HOLD,
     ),
+    Guard(
+        "term-of-a-note",
+        deliveries.who_lost_the_lease_in_mid_attempt_leaves_the_note_of_its_successor_alone,
+        Cut("lead.lua", " and tonumber(ARGV[5]) == term then -- guard: no note of an earlier term", " then"),
+    ),
 ]
 
 
