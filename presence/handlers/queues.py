@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 from tornado.http1connection import HTTP1Connection
@@ -96,7 +97,16 @@ class TakeHandler(QueueApiHandler):
             self._taking.cancel()
 
     def _client_is_gone(self) -> bool:
-        return cast(HTTP1Connection, self.request.connection).stream.closed()
+        """Whether the connection has ended, also if Tornado has not read that far yet."""
+        stream = cast(HTTP1Connection, self.request.connection).stream
+        if stream.closed():
+            return True
+        try:
+            return stream.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
 
 class SettleHandler(QueueApiHandler):

