@@ -149,7 +149,7 @@ async def a_node_sleeps_through_a_failover(scene: Scene) -> None:
 SENTINEL = [
     the_primary_is_killed,
     an_operator_asks_for_a_failover,
-    announced_history_is_lost_with_the_primary,
+    pytest.param(announced_history_is_lost_with_the_primary, marks=pytest.mark.long),
     pytest.param(a_node_sleeps_through_a_failover, marks=pytest.mark.long),
     pytest.param(the_primary_stands_still_shortly, marks=pytest.mark.long),
     pytest.param(the_primary_stands_still_and_returns, marks=pytest.mark.long),

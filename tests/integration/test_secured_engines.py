@@ -28,7 +28,8 @@ from tests.support.waiting import eventually, limited, run_async
 
 pytestmark = pytest.mark.engines
 
-KINDS = ("standalone-tls", "sentinel-tls", "cluster-tls", "sentinel", "cluster", "valkey")
+PLAIN = [pytest.param(kind, marks=pytest.mark.long) for kind in ("sentinel", "cluster")]  # less of the same
+KINDS = ["standalone-tls", "sentinel-tls", "cluster-tls", *PLAIN, "valkey"]
 HEAL_S = 30.0
 REFUSED_S = 2.0  # how long a node is watched that must not become ready
 WRONG = "xw/rong"
@@ -82,7 +83,7 @@ async def test_nodes_need_no_more_rights_than_the_documentation_lists(locked_sta
     assert not _shown(stage.nodes)
 
 
-@pytest.mark.parametrize("engine", [kind for kind in KINDS if kind.startswith(("sentinel", "cluster"))], indirect=True)
+@pytest.mark.parametrize("engine", ["sentinel-tls", "cluster-tls", *PLAIN], indirect=True)
 @run_async
 @limited(120)
 async def test_a_failover_needs_no_more_rights_than_the_documentation_lists(
