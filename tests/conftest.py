@@ -46,11 +46,16 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def _marks(kind: str) -> list[pytest.MarkDecorator]:
+    """Behind Sentinels works one Redis like any other: what is different there the failovers show."""
+    return [pytest.mark.engines, *([pytest.mark.long] if kind == "sentinel" else [])]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The contract suite (promises and endpoints on the shared nodes) runs on every engine."""
     if "engine_kind" in metafunc.fixturenames:
         contract = "stage" in metafunc.fixturenames and CONTRACT.match(metafunc.module.__name__.rpartition(".")[2])
-        others = [pytest.param(kind, marks=pytest.mark.engines) for kind in OTHERS] if contract else []
+        others = [pytest.param(kind, marks=_marks(kind)) for kind in OTHERS] if contract else []
         metafunc.parametrize(
             "engine_kind", [STANDALONE, *others], ids=str if contract else lambda kind: pytest.HIDDEN_PARAM
         )
