@@ -6,7 +6,9 @@
 
 local feed, kept = base .. 'feed', tonumber(ARGV[1])
 
-redis.call('DEL', KEYS[2]) -- a write that is never refused, and so the others are not
+if redis.call('EXISTS', base .. 'queues') == 1 then
+  redis.call('DEL', KEYS[2]) -- a write that is never refused, and so the others are not
+end
 for _ = 1, 20 do
   if give_way(tonumber(ARGV[2])) == 0 then
     break
