@@ -37,6 +37,7 @@ class Record:
     channels: dict[str, Held]
     left_ms: int = 0  # how long the record still lives
     streaming: bool = False  # whether its newest connection is a WebSocket or stream that has not ended
+    node: str = ""  # the node that has it, or had it
     kicked: int = 0  # number of the connection up to which a back end disconnected it
     inbox: tuple[str, int] = ("", 0)  # where the user's own mailbox stands; no epoch: nothing was ever sent
 

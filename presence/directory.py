@@ -146,6 +146,11 @@ class Directory:
                     await self._lanes.send(bus, command, bus, "\x1f".join(("alive", user, session)))
                     return
 
+    async def listens(self, node: str) -> bool:
+        """Whether a node of this name hears its canary; one that was killed does not, one that stands still does."""
+        canary = self._keys.canary(0, node)  # the lowest partition of whichever server it is on
+        return bool(await self._lanes.send(canary, "SPUBLISH" if self._keys.sharded else "PUBLISH", canary, "1"))
+
     async def disconnect(self, user: str, channel: str | None) -> int:
         """Take the user out of one channel, or out of all and close the connections; returns sessions ended."""
         if channel is not None:
@@ -212,7 +217,8 @@ def _record(row: Any, left_ms: int) -> Record:
     fields = row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True))
     flat = [part for name, value in fields.items() if name[:2] == b"c:" for part in (name[2:], value)]
     number = fields.get(b"number", b"0").decode()
-    return Record(number, held_channels(flat), left_ms, fields.get(b"streaming") == b"1")
+    streaming, node = fields.get(b"streaming") == b"1", fields.get(b"node", b"").decode()
+    return Record(number, held_channels(flat), left_ms, streaming, node)
 
 
 def _flat(listed: list[Any]) -> list[Any]:

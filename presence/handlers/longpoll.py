@@ -109,7 +109,12 @@ class EventsHandler(ClientHandler):
     async def _is_replaced(self, user: str, session_id: str, place: streams.Next, known: Known) -> bool:
         with self._living_on(user, session_id, known):
             record = await self.services.directory.record(user, session_id)
-        return record is not None and record.streaming and int(record.number) > place.number
+        if record is None or not record.streaming or int(record.number) <= place.number:
+            return False
+        try:
+            return await self.services.directory.listens(record.node)
+        except Unavailable:
+            return False  # 204 is for ever, so it needs to be certain; a stream too many ends by itself
 
     # ---- entering ----
 

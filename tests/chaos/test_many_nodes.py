@@ -7,8 +7,10 @@ import asyncio
 import pytest
 
 from tests.chaos.steady_load import SETTINGS, SteadyLoad
+from tests.support.http import Exchange
 from tests.support.stage import OwnStage, StageMaker
-from tests.support.waiting import limited, run_async
+from tests.support.tokens import bearer, make_token
+from tests.support.waiting import eventually, limited, run_async
 
 pytestmark = pytest.mark.engines
 
@@ -52,3 +54,25 @@ async def test_a_killed_node_changes_nothing_but_its_own_connections(own_stage: 
     assert len(streams) > 30
     greeted = {client.user: [frame["type"] for frame in client.frames].count("welcome") for client in streams}
     assert set(greeted.values()) == {1}, "a connection to a node that lives was lost"
+
+
+@run_async
+async def test_a_stream_goes_on_where_the_newer_connection_died_with_its_node(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=2)
+    old = await stage.member("sse", stage.b, "alice")
+    await stage.member("sse", stage.a, "alice", session=old.session)
+    assert await old.until_closed() == 4009
+    lines = {**bearer(make_token("alice")), "Accept": "text/event-stream", "Last-Event-ID": old.next}
+    query = f"/v1/events?channel={stage.channel}&session={old.session}"
+
+    async def answered(status: int) -> bool:
+        exchange = await Exchange.open(stage.b.url, "GET", query, lines)
+        try:
+            await exchange.read_head()
+            return exchange.status == status
+        finally:
+            exchange.close()
+
+    assert await answered(204)
+    await asyncio.to_thread(stage.a.kill)
+    await eventually(lambda: answered(200), within_s=5)

@@ -33,7 +33,8 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """What all workers have done, in order. Each line is one write, so a killed worker leaves no half of one."""
+    """What all workers have done, in order. Each line is one write, so a killed worker leaves no half of one; who
+    reads meanwhile may see the first half."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,12 +44,14 @@ class Journal:
 
     def read(self) -> list[Entry]:
         """All entries so far."""
-        with self.path.open() as lines:
-            lines.seek(self._read)
-            for line in lines:
-                pid, event, user, deliveries = line.split()
-                self.entries.append(Entry(int(pid), event, user, int(deliveries)))
-            self._read = lines.tell()
+        with self.path.open("rb") as journal:
+            journal.seek(self._read)
+            text = journal.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.decode().splitlines():
+            pid, event, user, deliveries = line.split()
+            self.entries.append(Entry(int(pid), event, user, int(deliveries)))
         return self.entries
 
     def repetitions(self) -> list[Entry]:
