@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
@@ -43,6 +44,7 @@ class SteadyLoad:
         self.over = asyncio.Event()
         self.leaving: set[Node] = set()  # nodes that are told to go: nobody comes to them any more
         self._people: dict[str, list[tuple[str, Client]]] = defaultdict(list)
+        self._too_late: set[str] = set()
 
     async def play(self, fault: Awaitable[None], *, before_s: float = 1.5, after_s: float = 2.0) -> None:
         """Seat everybody, let them act, let the fault happen, wait until all has healed, and judge."""
@@ -132,13 +134,18 @@ class SteadyLoad:
         await client.join(room)
 
     async def _resume(self, room: str, client: Client) -> None:
+        """Break off and come back, again and again; who could not come back within grace may be called gone."""
         while not self.over.is_set():
             await self._pause(0.5, 1.5)
-            with suppress(*TROUBLES):
-                await client.reconnect(self.rng.choice(self.nodes))
-        await eventually(
-            lambda: _done(client.reconnect(self.rng.choice(self.nodes))), HEAL_S, 0.2, what=f"{client.user} to be back"
-        )
+            broke_off = time.monotonic()
+            await eventually(
+                lambda: _done(client.reconnect(self.rng.choice(self.nodes))),
+                HEAL_S,
+                0.05,
+                what=f"{client.user} to be back",
+            )
+            if (time.monotonic() - broke_off) * 1000 > GRACE_MS:
+                self._too_late.add(client.user)
 
     async def _come_back(self, client: Client) -> None:
         """As every client does that is told to, or whose node is gone; whoever else is closed stays away."""
@@ -238,7 +245,7 @@ class SteadyLoad:
             for client in self.stage.clients
             for room in client.rooms.values()
             for event in room.log
-            if event["type"] == "leave" and event["user"] in stayed
+            if event["type"] == "leave" and event["user"] in stayed - self._too_late
         ]
         assert not false, (false[0], self._tell({user for user, _, _ in false[:3]}))
 
