@@ -225,6 +225,24 @@ async def test_a_replay_in_the_midst_of_a_backlog_begins_again_in_order(hooks: H
 
 
 @run_async
+async def test_a_replay_answers_how_many_events_wait(hooks: Hooks) -> None:
+    channel, hold = hooks.name("again"), asyncio.Event()
+    async with hooks.receiver("again") as receiver:
+        for number in range(4):
+            await hooks.message(f"m{number}", None, channel)
+        await eventually(lambda: len(receiver.events) == 4)
+        receiver.answers.append(hold)  # so that nothing else is on its way meanwhile
+        await hooks.message("held", None, channel)
+        await eventually(lambda: len(receiver.events) == 5)
+        answered = await hooks.ask("POST", "webhooks", "again", "replay", json={"from": receiver.events[0]["at"]})
+        hold.set()
+        await eventually(lambda: receiver.seen("name").count("held") == 2)
+
+    assert answered == {"events": 5}
+    assert receiver.seen("name")[-5:] == ["m0", "m1", "m2", "m3", "held"]
+
+
+@run_async
 async def test_batches_are_as_large_as_configured_at_most_and_full_while_much_waits(hooks: Hooks) -> None:
     channels = [hooks.name("small") for _ in range(6)]
     async with hooks.receiver("small") as receiver:
