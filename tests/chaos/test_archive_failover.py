@@ -13,10 +13,9 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs the extra `archive`")
 
 from presence.client import AsyncClient, PresenceError
-from tests.chaos.steady_load import HEAL_S
 from tests.support import tokens
 from tests.support.archivist import ArchiveWorker, rows
-from tests.support.redis_cluster import RedisCluster
+from tests.support.primaries import give_replica, kill_primary
 from tests.support.stage import EngineStageMaker
 from tests.support.waiting import eventually, limited, run_async
 
@@ -81,14 +80,7 @@ async def test_no_durable_departure_is_missing_in_the_archive_after_a_failover(
     departures = Departures(stage.channel)
     going = [asyncio.ensure_future(departures.run(stage.nodes[place % 2].url)) for place in range(8)]
     await eventually(lambda: departures.done >= KILL_AFTER, 60)
-    engine = stage.redis
-    victim = engine.holder("{p0}") if isinstance(engine, RedisCluster) else engine.primary()
-    assert victim is not None
-
-    victim.kill()
-    if isinstance(engine, RedisCluster):
-        await eventually(lambda: engine.holder("{p0}") not in (None, victim), HEAL_S)
-        await asyncio.to_thread(victim.start)
+    await give_replica(stage.redis, kill_primary(stage.redis))
     await asyncio.wait_for(asyncio.gather(*going), 120)
 
     async def empty() -> bool:

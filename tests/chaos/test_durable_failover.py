@@ -7,9 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tests.chaos.steady_load import HEAL_S
+from tests.support.primaries import give_replica, kill_primary
 from tests.support.queues import WorkQueue
-from tests.support.redis_cluster import RedisCluster
 from tests.support.stage import EngineStageMaker, OwnStage
 from tests.support.waiting import eventually, limited, run_async
 
@@ -64,14 +63,7 @@ async def test_a_primary_killed_under_durable_publishes_loses_none_of_them(
     publishers = Publishers(stage)
     publishing = asyncio.ensure_future(publishers.run())
     await eventually(lambda: publishers.done >= KILL_AFTER, 60)
-    engine = stage.redis
-    victim = engine.holder("{p0}") if isinstance(engine, RedisCluster) else engine.primary()
-    assert victim is not None
-
-    victim.kill()
-    if isinstance(engine, RedisCluster):  # its one replica has none then, until the old primary is back as one
-        await eventually(lambda: engine.holder("{p0}") not in (None, victim), HEAL_S)
-        await asyncio.to_thread(victim.start)
+    await give_replica(stage.redis, kill_primary(stage.redis))
     await asyncio.wait_for(publishing, 120)
 
     seen: Counter[int] = Counter()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from tests.support.mailboxes import drain_all
-from tests.support.redis_cluster import RedisCluster
+from tests.support.primaries import give_replica, kill_primary
 from tests.support.stage import EngineStageMaker, OwnStage
 from tests.support.waiting import eventually, limited, run_async
 
@@ -62,14 +61,7 @@ async def test_what_waits_and_what_was_acknowledged_survive_a_killed_primary(
             if number == 2:
                 await durably(stage, "POST", "users", user, "inbox", "ack", channel="@inbox", cursor=own)
                 await durably(stage, "POST", "users", user, "inbox", "ack", channel=room, cursor=cursor)
-    engine = stage.redis
-    victim = engine.holder("{p0}") if isinstance(engine, RedisCluster) else engine.primary()
-    assert victim is not None
-
-    victim.kill()
-    if isinstance(engine, RedisCluster):  # its one replica has none then, until the old primary is back as one
-        await eventually(lambda: engine.holder("{p0}") not in (None, victim), HEAL_S)
-        await asyncio.to_thread(victim.start)
+    await give_replica(stage.redis, kill_primary(stage.redis))
     for user, room in people.items():
         assert await waiting(stage, user) == {name: list(range(3, MESSAGES)) for name in ("@inbox", room)}
         await durably(stage, "POST", "users", user, "messages", name="m", data=MESSAGES)

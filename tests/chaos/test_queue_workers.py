@@ -15,11 +15,10 @@ import pytest
 from presence.client import AsyncClient, Client
 from presence.node import Node as Parts
 from presence.settings import Settings
-from tests.chaos.steady_load import HEAL_S
 from tests.chaos.worker_process import Crew, Journal
 from tests.support import tokens
 from tests.support.node import Node
-from tests.support.redis_cluster import RedisCluster
+from tests.support.primaries import give_replica, kill_primary
 from tests.support.redis_server import RedisServer
 from tests.support.stage import EngineStageMaker
 from tests.support.waiting import eventually, limited, run_async
@@ -191,15 +190,10 @@ async def test_a_failover_and_a_kill_lose_no_departure_that_was_durable(
         for _ in range(2):
             plant.crew.hire()
         await plant.done(300)
-        engine = stage.redis
-        victim = engine.holder("{p0}") if isinstance(engine, RedisCluster) else engine.primary()
-        assert victim is not None
-        victim.kill()
+        victim = kill_primary(stage.redis)
         plant.crew.kill(plant.crew.working[0])
         plant.crew.hire()
-        if isinstance(engine, RedisCluster):  # its one replica has none then, until the old primary is back as one
-            await eventually(lambda: engine.holder("{p0}") not in (None, victim), HEAL_S)
-            await asyncio.to_thread(victim.start)
+        await give_replica(stage.redis, victim)
         await making
         await plant.empty()
     finally:

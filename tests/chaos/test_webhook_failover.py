@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.hooks import free_ports, leader, write_targets
+from tests.support.primaries import give_replica, kill_primary
 from tests.support.receiver import Receiver
-from tests.support.redis_cluster import RedisCluster
 from tests.support.stage import EngineStageMaker, OwnStage
 from tests.support.waiting import eventually, limited, run_async
 
@@ -50,12 +50,7 @@ async def test_what_was_written_durably_arrives_in_order_though_the_primary_is_k
         await leader(stage, "hook")
         publishing = asyncio.gather(*(publish(stage, room, done) for room in rooms))
         await eventually(lambda: len(done) > ROOMS * MESSAGES // 3, HEAL_S)
-        engine = stage.redis
-        victim = engine.holder("{p0}") if isinstance(engine, RedisCluster) else engine.primary()
-        victim.kill()
-        if isinstance(engine, RedisCluster):  # its one replica has none then, until the old primary is back as one
-            await eventually(lambda: engine.holder("{p0}") not in (None, victim), HEAL_S)
-            await asyncio.to_thread(victim.start)
+        await give_replica(stage.redis, kill_primary(stage.redis))
         await asyncio.wait_for(publishing, 120)
         await eventually(lambda: len({(e["channel"], e["data"]) for e in receiver.events}) == ROOMS * MESSAGES, HEAL_S)
 

@@ -19,6 +19,7 @@ from tests.support.clients import TRANSPORTS
 from tests.support.clients.base import CommandError
 from tests.support.deployments import Engine, start_engine
 from tests.support.node import Node
+from tests.support.primaries import primary
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_lock import PASSWORDS, Lock, make_certificates
 from tests.support.redis_sentinels import RedisSentinels
@@ -93,9 +94,9 @@ async def test_a_failover_needs_no_more_rights_than_the_documentation_lists(
     watcher = await stage.watcher()
     stayed = await stage.member("websocket", stage.a, "stayed", ttl_ms=20_000)
 
-    old = await eventually(lambda: _primary(engine), HEAL_S)
+    old = await eventually(lambda: primary(engine), HEAL_S)
     old.kill()
-    await eventually(lambda: _primary(engine) not in (None, old), HEAL_S, 0.1, what="a replica to take over")
+    await eventually(lambda: primary(engine) not in (None, old), HEAL_S, 0.1, what="a replica to take over")
     old.restart()  # in this thread, for it dies with the one that starts it
 
     await eventually(lambda: _follows(old), HEAL_S, 0.1, what="the old primary to follow the new one")
@@ -151,11 +152,6 @@ async def _takes_messages(stage: OwnStage) -> bool:
 def _saved(server: RedisServer) -> bool:
     info = server.client().info("persistence")
     return bool(info["aof_pending_bio_fsync"] == 0 and info["aof_buffer_length"] == 0)
-
-
-def _primary(engine: RedisSentinels | RedisCluster) -> RedisServer | None:
-    """The primary that the first partition has now."""
-    return engine.holder("{p0}") if isinstance(engine, RedisCluster) else engine.primary()
 
 
 def _follows(server: RedisServer) -> bool:
