@@ -156,6 +156,8 @@ class Oracle:
         alone = {life.session for life in lives if settled(life) + life.ttl > close.sent} == {close.session}
         if not alone or not close.certainly_after(last) or settled(last) > close.sent + UNANSWERED_MS:
             return
+        if not any(start <= close.sent < end for start, end in self.certain(place, close.session)):
+            return  # its last sign may have come too late
         full = min(last.sent + last.ttl, close.sent + close.grace)
         self._expect(at > math.floor(full), f"{place}: the grace was {full - at:.0f} ms too short: {event}")
         if last.sent + last.ttl < close.sent + close.grace + self._late_ms:

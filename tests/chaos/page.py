@@ -242,7 +242,8 @@ class Page(Lane):
 
     async def _leave(self, socket: RawSocket, channel: str) -> None:
         sent = now_ms()
-        self.places.pop(channel)
+        if self.places.pop(channel, None) is None:
+            return  # a back end has taken it out meanwhile
         try:
             frame = await socket.ask(type="leave", channel=channel)
         except Closed:
@@ -255,13 +256,11 @@ class Page(Lane):
             self.complain(f"leave refused: {frame}")
 
     async def _bye(self, socket: RawSocket) -> None:
-        socket.pongs, showed = False, socket.on_sent
+        socket.pongs = False
         sent, places = now_ms(), dict(self.places)
-        socket.on_sent = lambda sent_ms: None  # it is no sign of life
         try:
             await socket.ask(type="bye")
         finally:
-            socket.on_sent = showed
             for channel, held in places.items():
                 self.ends(channel, sent, now_ms(), "timeout", grace=GRACE_MS, socket=socket, sure=socket.is_open)
                 held.until = min(held.until, sent + GRACE_MS)

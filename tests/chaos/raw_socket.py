@@ -34,7 +34,7 @@ def now_ms() -> float:
 
 
 class RawSocket(asyncio.Protocol):
-    """One connection. `sent_ms` has the time of every message that left; `asked_ms` that of the handshake."""
+    """One connection. `sent_ms` has the time of every sign of life that left; `asked_ms` that of the handshake."""
 
     def __init__(self, node: Node, user: str, session: str, token: str) -> None:
         self.node, self.user, self.session = node, user, session
@@ -86,7 +86,7 @@ class RawSocket(asyncio.Protocol):
         if not self.is_open:
             raise Closed(self.code)
         self._replies[self._last_id] = reply
-        self._send(TEXT, json.dumps({**command, "id": self._last_id}).encode())
+        self._send(TEXT, json.dumps({**command, "id": self._last_id}).encode(), sign=command["type"] != "bye")
         async with asyncio.timeout(within_s):
             return await reply
 
@@ -97,7 +97,7 @@ class RawSocket(asyncio.Protocol):
 
     def close(self) -> None:
         """End it as a browser does whose page is closed: a close frame, then the connection."""
-        self._end(lambda transport: (self._send(CLOSE, struct.pack("!H", 1001)), transport.close()))
+        self._end(lambda transport: (self._send(CLOSE, struct.pack("!H", 1001), sign=False), transport.close()))
 
     def hang_up(self) -> None:
         """End it without a close frame."""
@@ -165,12 +165,12 @@ class RawSocket(asyncio.Protocol):
             if reply is not None and not reply.done():
                 reply.set_result(frame)
 
-    def _send(self, opcode: int, payload: bytes) -> None:
+    def _send(self, opcode: int, payload: bytes, sign: bool = True) -> None:
         assert self._transport is not None
         size = len(payload)
         head = struct.pack("!BB", 0x80 | opcode, 0x80 | size) if size < 126 else b""
         head = head or struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
-        if opcode != CLOSE:
+        if sign:
             self.sent_ms.append(now_ms())
             self.on_sent(self.sent_ms[-1])
         self._transport.write(head + bytes(4) + payload)  # a mask of zeros leaves the payload as it is

@@ -41,7 +41,7 @@ NOTICED = (
     "liveness-check-of-a-claim", "sweep", "registry-check-of-a-refresh", "order-of-numbers-in-connect",
     "order-of-numbers-of-a-message", "order-of-numbers-in-leave", "mark-of-a-closing-connection", "check-of-that-mark",
 )  # fmt: skip
-"""Guards that are needed so often that any short run shows their absence; test_guards.py has a proof for every one."""
+"""Guards that are needed so often that any run twice as long shows their absence; test_guards.py has a proof for every one."""
 
 
 class Watcher:
@@ -245,4 +245,4 @@ def test_a_random_run_notices_a_missing_guard(
     monkeypatch.setenv(VARIABLE, guard)
     nodes = own_nodes(4, preload="tests.chaos.unguarded", **SETTINGS)
     with pytest.raises(AssertionError):
-        play(f"without-{guard}", SHORT_S, nodes, fresh_redis)
+        play(f"without-{guard}", 2 * SHORT_S, nodes, fresh_redis)
