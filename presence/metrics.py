@@ -17,6 +17,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from presence import __version__
+
 TRANSPORTS = ("websocket", "sse", "longpoll")
 COMMANDS = ("join", "leave", "set", "publish", "history", "who", "beat", "bye", "refresh", "fetch", "ack")
 EVENT_KINDS = (
@@ -36,22 +38,28 @@ COMMAND_BUCKETS = (0.0005, 0.001, 0.0025, *LAG_BUCKETS)
 class Metrics:
     """The metrics of one node, with a child ready for every label value."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._traffic(registry)
         self._presence(registry)
         self._health(registry)
+        self._name(registry, node)
         self._backends(registry)
 
     def render(self) -> tuple[bytes, str]:
         """Return the page for Prometheus and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
+    def connected(self) -> dict[str, int]:
+        """Sessions connected now, by transport."""
+        samples = [sample for family in self._sessions.collect() for sample in family.samples]
+        return {sample.labels["transport"]: int(sample.value) for sample in samples}
+
     def _traffic(self, registry: CollectorRegistry) -> None:
         sessions = Gauge("presence_sessions", "Sessions connected to this node", ["transport"], registry=registry)
-        self.sessions = {name: sessions.labels(name) for name in TRANSPORTS}
+        self._sessions, self.sessions = sessions, {name: sessions.labels(name) for name in TRANSPORTS}
         connections = Counter("presence_connections_total", "Connections opened", ["transport"], registry=registry)
         self.connections = {name: connections.labels(name) for name in TRANSPORTS}
         deliveries = Counter(
@@ -113,6 +121,11 @@ class Metrics:
             registry=registry,
         )
         self.holds = Counter("presence_holds_total", "Mass departures held back after a stall", registry=registry)
+
+    def _name(self, registry: CollectorRegistry, node: str) -> None:
+        """One series for as long as the process lives: whoever reads through a proxy must know whose page it got."""
+        about = Gauge("presence_node_info", "Whose page this is; always 1", ["node", "version"], registry=registry)
+        about.labels(node, __version__).set(1)
 
     def _backends(self, registry: CollectorRegistry) -> None:
         self.queue_redeliveries = Counter(
