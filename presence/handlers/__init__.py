@@ -38,9 +38,14 @@ ROUTES = [
     (r"/healthz", ops.HealthHandler),
     (r"/readyz", ops.ReadyHandler),
     (r"/metrics", ops.MetricsHandler),
+    (r"/console", pages.ConsoleHandler),
     (r"/static/(.+)", pages.StaticHandler),
 ]
-DEV_ROUTES = [(r"/", pages.DemoHandler), (r"/dev/token", pages.DemoTokenHandler)]
+DEV_ROUTES = [
+    (r"/", pages.DemoHandler),
+    (r"/dev/token", pages.DemoTokenHandler),
+    (r"/dev/deadlines", pages.DemoDeadlinesHandler),
+]
 
 
 def make_application(services: Services) -> Application:

@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.support.programs import need_program
 from tests.support.waiting import eventually, wait_until
 
+ACCESSIBLE = Path(__file__).with_name("accessible.js")
 PR_SET_PDEATHSIG = 1
 ANSWER_S = 30.0
 FLAGS = (
@@ -220,7 +221,8 @@ class Page:
         Fails with the page's exception.
         """
         given = ", ".join(json.dumps(argument) for argument in arguments)
-        expression = f"({script})({given})" if arguments or script.lstrip().startswith(("() =>", "async")) else script
+        function = arguments or script.lstrip().startswith(("//", "() =>", "async"))
+        expression = f"({script}\n)({given})" if function else script
         answer = await self.command(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
         )
@@ -269,6 +271,10 @@ class Page:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         features.append({"name": "prefers-reduced-motion", "value": motion})
         await self.command("Emulation.setEmulatedMedia", features=features)
+
+    async def flaws(self) -> list[str]:
+        """What keeps people from using the page as it looks now: names, landmarks, contrast, width."""
+        return list(await self.run(ACCESSIBLE.read_text("utf-8")))
 
     async def screenshot(self, name: str, *, whole: bool = True) -> Path:
         """A picture as `name`.png in the folder of artefacts, of the whole page or of what is seen."""
