@@ -4,14 +4,14 @@ export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }
 
-// How long: "4 s", "12 min", "3 h", "2 days".
+// How long: "4 s", "12 min", "3 h", "2 days"; number and unit stay on one line.
 export function span(ms) {
   const seconds = Math.max(0, Math.round(ms / 1000));
-  if (seconds < 100) return `${seconds} s`;
+  if (seconds < 100) return `${seconds}\u00a0s`;
   const minutes = Math.round(seconds / 60);
-  if (minutes < 100) return `${minutes} min`;
+  if (minutes < 100) return `${minutes}\u00a0min`;
   const hours = Math.round(minutes / 60);
-  return hours < 49 ? `${hours} h` : `${Math.round(hours / 24)} days`;
+  return hours < 49 ? `${hours}\u00a0h` : `${Math.round(hours / 24)}\u00a0days`;
 }
 
 // A time of day in the reader's own zone.

@@ -37,9 +37,10 @@
     if (box.height < 18) found.push(`too small to hit (${Math.round(box.height)} px): ${call(one)}`);
   }
 
-  if (document.documentElement.scrollWidth > innerWidth) {
-    const wide = all("body *").filter((one) => one.getBoundingClientRect().right > innerWidth + 1).slice(-3);
-    found.push(`scrolls sideways: ${document.documentElement.scrollWidth} px for ${innerWidth}: ${wide.map(call).join("; ")}`);
+  const room = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth > room) {
+    const wide = all("body *").filter((one) => one.getBoundingClientRect().right > room + 1).slice(-3);
+    found.push(`scrolls sideways: ${document.documentElement.scrollWidth} px for ${room}: ${wide.map(call).join("; ")}`);
   }
 
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });

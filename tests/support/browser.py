@@ -268,6 +268,7 @@ class Page:
         await self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
+        await self.command("Emulation.setScrollbarsHidden", hidden=True)
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         features.append({"name": "prefers-reduced-motion", "value": motion})
         await self.command("Emulation.setEmulatedMedia", features=features)

@@ -55,12 +55,12 @@ test("a node is as it says, unless it has not said anything lately", () => {
   assert.equal(health(node, 11_000).text, "ready");
   assert.equal(health({ ...node, draining: true, ready: false }, 11_000).text, "draining");
   assert.equal(health({ ...node, ready: false, redis: false }, 11_000).text, "Redis does not answer");
-  assert.match(health(node, 30_000).text, /silent for 20 s/);
-  assert.match(health({ ...node, listening: false }, 12_000).text, /gone: last seen 2 s ago/);
+  assert.match(health(node, 30_000).text, /silent for 20\u00a0s/);
+  assert.match(health({ ...node, listening: false }, 12_000).text, /gone: last seen 2\u00a0s ago/);
 });
 
 test("times and events are told in words", () => {
-  assert.deepEqual([400, 99_400, 100_000, 7_000_000, 300_000_000].map(span), ["0 s", "99 s", "2 min", "2 h", "3 days"]);
+  assert.deepEqual([400, 99_400, 100_000, 7_000_000, 300_000_000].map(span).map((text) => text.replace("\u00a0", " ")), ["0 s", "99 s", "2 min", "2 h", "3 days"]);
   assert.deepEqual([0.26, 9.96, 38.2, 1234, NaN].map(milliseconds), ["0.3 ms", "10 ms", "38 ms", "1.2 s", "–"]);
   assert.deepEqual(happening({ type: "leave", user: "ann", reason: "timeout" }), ["ann", "is gone: no sign of life"]);
   assert.deepEqual(happening({ type: "message", user: null, name: "chat", data: "hi" }), ["the back end", "hi"]);
