@@ -1,241 +1,323 @@
-// Browser client of the presence server: one WebSocket, any number of channels, comes back by itself.
-//
-//   const presence = new Presence({ token: async () => (await fetch("/my/token")).text() });
-//   presence.addEventListener("change", ({ detail }) => draw(presence.members(detail.channel)));
-//   presence.join("room:1", { state: { mood: "awake" } });
-//
-// Events of the object: "status" {status, message, final}, "change" {channel, events, recovered},
-// "failure" {code, message, channel}, "inbox" {cursor, events}: messages to this user (none: some were missed; send
-// {type: "fetch"}, as after every "connected"). Members are Maps: a user may be called __proto__.
+// Browser client of the presence server. What it does stands in docs/browser.md.
 
-import { Roster } from "./roster.js";
+import { Line, TRANSPORTS } from "./client/line.js";
+import { sizeOf } from "./client/links.js";
+import { Roster } from "./client/roster.js";
 
-const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 30_000;
-const STORED_SESSION = "presence-session";
+const MOST_PLACES = 20; // of a stream or poll
+const TOO_MANY = `a stream or poll has at most ${MOST_PLACES} channels`;
+const ANSWER_MS = 20_000;
+const RETRY_MS = 1000;
 
-export class Presence extends EventTarget {
-  #url; #token; #session; #socket = null; #timer = null; #beatTimer = null; #refreshTimer = null;
-  #attempt = 0; #opening = 0; #leastDelayMs = 0; #lastFrameAt = 0; #closed = false; #welcomed = false; #lastId = 0;
-  #channels = new Map(); // name -> {as, state, roster}
-  #replies = new Map(); // id -> {resolve, reject}
+/** @typedef {import("./client/roster.js").Member} Member */
+/** @typedef {"websocket" | "sse" | "longpoll"} Transport */
+/** @typedef {"connecting" | "online" | "offline" | "closed"} Status */
+/**
+ * @typedef {object} Options
+ * @property {string | (() => string | Promise<string>)} token a text, or what gives a fresh one
+ * @property {string} [session] instead of a new one for each page load
+ * @property {Transport[]} [transports] in the order of preference
+ * @property {boolean} [leaveOnHide] leave at once when the page goes, without grace
+ */
 
-  // token: a text, or a function (async if it likes) that gives a fresh one each time.
-  constructor({ token, url = websocketUrl(location), session = takeSession() }) {
+/** One channel. Events: `join`, `leave`, `update`, `message` (detail: the wire event), `sync`. */
+export class Channel extends EventTarget {
+  #act;
+
+  /** @internal */
+  constructor(name, members, act) {
     super();
-    this.#url = url;
-    this.#token = typeof token === "function" ? token : () => token;
-    this.#session = session;
-    globalThis.document?.addEventListener("visibilitychange", () => this.#beat());
-    globalThis.addEventListener?.("online", () => this.#hurry());
-    globalThis.addEventListener?.("pagehide", () => storeSession(this.#session));
-    globalThis.addEventListener?.("pageshow", (event) => event.persisted && this.#resume());
-    this.#open();
+    this.#act = act;
+    /** @readonly @type {string} */
+    this.name = name;
+    /** Who is there, by user; kept up to date. @readonly @type {Map<string, Member>} */
+    this.members = members;
   }
 
+  /** @type {number} */
+  get count() {
+    return this.members.size;
+  }
+
+  /** Replace my state; offline it is done on return. @param {object} state @returns {Promise<void>} */
+  async set(state) {
+    await this.#act.set(state);
+  }
+
+  /** Tell everybody. @param {string} name @param {any} [data] @returns {Promise<void>} */
+  async publish(name, data = null) {
+    await this.#act.send({ type: "publish", channel: this.name, name, data });
+  }
+
+  /** Go, without grace. @returns {Promise<void>} */
+  async leave() {
+    await this.#act.leave();
+  }
+}
+
+/** A client. Events: `status`, `error`, `inbox`. */
+export class Presence extends EventTarget {
+  #line;
+  #session;
+  #user;
+  #rooms = new Map(); // name -> {name, as, state, dirty, roster, waiting, channel}
+  #leaving = new Set(); // names of which the server does not know it yet
+  #replies = new Map(); // id -> {resolve, reject, timer}
+  #lastId = 0;
+  #deaf = new AbortController();
+
+  /** @param {string} url of the server @param {Options} options */
+  constructor(url, { token, session, transports = TRANSPORTS, leaveOnHide = false }) {
+    super();
+    if (!transports.length || transports.some((name) => !TRANSPORTS.includes(name))) throw new TypeError(`transports: ${TRANSPORTS}`);
+    this.#session = session ?? newSession();
+    const client = this;
+    const owner = {
+      get session() {
+        return client.#session;
+      },
+      places: () => this.#places(),
+      prelude: () => [...this.#leaves(), ...this.#entered().filter((room) => room.dirty).map((room) => this.#joinOf(room))],
+      welcome: (frame) => this.#welcome(frame),
+      frame: (frame) => this.#take(frame),
+      reply: (frame) => this.#reply(frame),
+      lost: () => this.#lost(),
+      changed: (detail) => this.#changed(detail),
+      send: (command) => this.send(command),
+    };
+    queueMicrotask(() => this.#line.open());
+    this.#line = new Line(owner, url, token, transports);
+    if (globalThis.document) this.#follow(session, leaveOnHide);
+  }
+
+  /** @type {Status} */
+  get status() {
+    return this.#line.status;
+  }
+
+  /** @type {Transport | undefined} */
+  get transport() {
+    return this.#line.transport;
+  }
+
+  /** @type {string} */
   get session() {
     return this.#session;
   }
 
-  // Enter a channel (or watch it: {as: "observer"}), now and after every reconnection.
-  join(channel, { as = "member", state } = {}) {
-    const entry = { as, state, roster: new Roster() };
-    this.#channels.set(channel, entry);
-    if (this.#welcomed) this.#sendJoin(channel, entry);
+  /** @type {string | undefined} */
+  get user() {
+    return this.#user;
   }
 
-  // Go now, without grace.
-  leave(channel) {
-    this.#channels.delete(channel);
-    return this.send({ type: "leave", channel });
+  /**
+   * Enter a channel, now and after every return; resolves when its roster is here.
+   * @param {string} name
+   * @param {{state?: object, as?: "member" | "observer"}} [how]
+   * @returns {Promise<Channel>} rejects with an Error that has a `code`
+   */
+  async join(name, { state, as = "member" } = {}) {
+    let room = this.#rooms.get(name);
+    if (room?.roster.synced) {
+      if (state !== undefined) await this.#set(room, state);
+      return room.channel;
+    }
+    if (this.status === "closed") throw failure("unavailable", "closed");
+    const begun = !room;
+    if (begun) {
+      if (this.#isHttp && this.#rooms.size >= MOST_PLACES) throw failure("limit", TOO_MANY);
+      room = { name, as, roster: new Roster(), waiting: [] };
+      const act = { set: (wish) => this.#set(room, wish), leave: () => this.#leave(room), send: (command) => this.send(command) };
+      room.channel = new Channel(name, room.roster.members, act);
+      this.#rooms.set(name, room);
+      this.#leaving.delete(name);
+    }
+    if (state !== undefined) Object.assign(room, { state, dirty: true });
+    if (begun) this.#enter(room);
+    return waitFor(room);
   }
 
-  // Replace my state in a channel. Offline it is remembered and goes with the next join.
-  setState(channel, state) {
-    const entry = this.#channels.get(channel);
-    if (entry) entry.state = state;
-    return this.#welcomed ? this.send({ type: "set", channel, state }) : Promise.resolve(null);
+  /**
+   * Any command of the protocol; resolves with its reply.
+   * @param {{type: string, [field: string]: any}} command
+   * @returns {Promise<any>} rejects with an Error that has a `code`
+   */
+  async send(command) {
+    if (!this.#line.link) throw failure("unavailable", "not connected");
+    if (sizeOf(command) > 16_000) throw failure("too_large", "a command has at most 16 KiB");
+    return new Promise((resolve, reject) => this.#line.link.send([this.#numbered(command, resolve, reject)]));
   }
 
-  // Who is there, as far as this client has heard: Map from user to {user, info, state, since}.
-  members(channel) {
-    return this.#channels.get(channel)?.roster.members ?? new Map();
-  }
-
-  // Send any command; the promise has its reply, or fails with an Error that carries `code`.
-  send(command) {
-    return new Promise((resolve, reject) => {
-      if (!this.#welcomed) {
-        reject(failure({ code: "unavailable", message: "not connected" }));
-        return;
-      }
-      const id = ++this.#lastId;
-      this.#replies.set(id, { resolve, reject });
-      this.#socket.send(JSON.stringify({ ...command, id }));
-    });
-  }
-
-  // Close for good. Grace starts, unless the channels were left before.
+  /** For good; the grace starts. */
   close() {
-    this.#stop("closed");
+    this.#line.close();
   }
 
-  async #open() {
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    const opening = ++this.#opening;
-    const token = await Promise.resolve().then(this.#token).catch(() => null);
-    if (this.#closed || opening !== this.#opening) return;
-    if (token === null) {
-      this.#comeBack();
-      return;
+  // ---- channels ----
+
+  async #set(room, state) {
+    if (this.#rooms.get(room.name) !== room) throw failure("not_joined", "this channel was left");
+    room.state = state;
+    if (room.roster.synced && this.#line.link) {
+      try {
+        return await this.send({ type: "set", channel: room.name, state });
+      } catch (error) {
+        if (error.code !== "unavailable" || this.#line.link) throw error;
+      }
     }
-    const query = new URLSearchParams({ session: this.#session, token });
-    const socket = new WebSocket(`${this.#url}?${query}`);
-    this.#forget(); // from here on the older socket, if it still lives, speaks to nobody
-    this.#socket = socket;
-    this.#say("connecting");
-    this.#refreshBefore(token);
-    socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(JSON.parse(data));
-    socket.onclose = ({ code }) => this.#socket === socket && this.#onClose(code);
+    room.dirty = true;
+    return waitFor(room);
   }
 
-  #receive(frame) {
-    this.#lastFrameAt = Date.now();
-    const waiting = frame.id === undefined ? undefined : this.#replies.get(frame.id);
+  async #leave(room) {
+    const { name } = room;
+    if (this.#rooms.get(name) !== room) return;
+    this.#rooms.delete(name);
+    this.#leaving.add(name);
+    settle(room, failure("not_joined", "this channel was left"));
+    if (this.#line.link) await new Promise((resolve, reject) => this.#line.link.send([this.#leaveOf(name, resolve, reject)]));
+  }
+
+  #enter(room) {
+    if (this.#rooms.get(room.name) !== room || !this.#line.link) return;
+    if (this.#isHttp) this.#line.replace();
+    else this.#line.link.send([this.#joinOf(room)]);
+  }
+
+  get #isHttp() {
+    return this.#line.link && this.#line.transport !== "websocket";
+  }
+
+  #entered() {
+    return [...this.#rooms.values()];
+  }
+
+  #places() {
+    return this.#entered().slice(0, MOST_PLACES).map(({ name, as, roster }) => [name, as, roster.cursor]);
+  }
+
+  #joinOf(room) {
+    const { name: channel, as, state, roster } = room;
+    const told = room.dirty && as === "member" ? { state } : {};
+    room.dirty = false;
+    const refused = ({ code, message, retryMs }) => this.#refused(room, { code, message, channel, retry_ms: retryMs });
+    return this.#numbered({ type: "join", channel, as, cursor: roster.cursor || null, ...told }, () => {}, refused);
+  }
+
+  #leaveOf(channel, resolve = () => {}, reject = () => {}) {
+    const done = () => resolve(this.#leaving.delete(channel));
+    return this.#numbered({ type: "leave", channel }, done, (error) => (error.code === "not_joined" ? done() : reject(error)));
+  }
+
+  #leaves() {
+    return [...this.#leaving].map((name) => this.#leaveOf(name));
+  }
+
+  #numbered(command, resolve, reject) {
+    const id = ++this.#lastId;
+    const silent = { type: "error", id, code: "unavailable", message: "no answer" };
+    this.#replies.set(id, { resolve, reject, timer: setTimeout(() => this.#reply(silent), ANSWER_MS) });
+    return { ...command, id };
+  }
+
+  // ---- what the line says ----
+
+  #welcome({ user }) {
+    this.#user = user ?? this.#user;
+    const rooms = this.#entered();
+    if (!this.#isHttp) this.#line.link.send([...this.#leaves(), ...rooms.map((room) => this.#joinOf(room))]);
+    else for (const room of rooms.slice(MOST_PLACES)) this.#refused(room, { code: "limit", message: TOO_MANY, channel: room.name });
+  }
+
+  #lost() {
+    for (const id of this.#replies.keys()) this.#reply({ type: "error", id, code: "unavailable", message: "cut off" });
+    for (const room of this.#entered()) room.dirty = room.state !== undefined;
+  }
+
+  #changed(detail) {
+    if (detail.status === "closed") {
+      for (const room of this.#entered()) settle(room, failure("unavailable", "closed"));
+      this.#rooms.clear();
+      this.#deaf.abort();
+    }
+    this.#tell("status", detail);
+  }
+
+  #reply(frame) {
+    const waiting = this.#replies.get(frame.id);
     this.#replies.delete(frame.id);
-    if (frame.type === "error") waiting?.reject(failure(frame));
-    else waiting?.resolve(frame);
-    if (frame.type === "welcome") this.#onWelcome(frame);
-    else if (frame.type === "joined") this.#onJoined(frame);
-    else if (frame.type === "events") this.#onEvents(frame);
-    else if (frame.type === "error") this.#onError(frame);
-    else if (frame.type === "reconnect") this.#timer = setTimeout(() => this.#open(), frame.in_ms);
+    clearTimeout(waiting?.timer);
+    if (frame.type !== "error") waiting?.resolve(frame);
+    else if (waiting) waiting.reject(failure(frame.code, frame.message, frame.retry_ms));
+    else this.#refused(this.#rooms.get(frame.channel), frame);
   }
 
-  #onWelcome(frame) {
-    this.#welcomed = true;
-    this.#attempt = 0;
-    this.#leastDelayMs = 0;
-    this.#beatTimer = setInterval(() => this.#beat(2.5 * frame.ping_ms), frame.ping_ms);
-    this.#say("connected", `node ${frame.node}`);
-    for (const [channel, entry] of this.#channels) this.#sendJoin(channel, entry);
+  #take(frame) {
+    const room = this.#rooms.get(frame.channel);
+    const { type, channel, cursor, events } = frame;
+    if (channel === "@inbox") this.#tell("inbox", { cursor, events });
+    else if (room && (type === "events" || type === "joined")) this.#announce(room, room.roster.take(frame));
+    if (room && type === "joined") {
+      if (room.roster.after) this.#readRest(room);
+      else this.#isIn(room, !frame.recovered);
+    }
+    if (frame.id !== undefined || type === "error") this.#reply(frame);
   }
 
-  #sendJoin(channel, entry) {
-    const join = { type: "join", channel, as: entry.as };
-    if (entry.roster.cursor) join.cursor = entry.roster.cursor;
-    if (entry.state !== undefined && entry.as === "member") join.state = entry.state;
-    this.send(join).catch(() => {}); // a refusal is told by the "failure" event
+  #announce(room, events) {
+    for (const event of events) {
+      if (event.type === "update" && event.user === this.#user && room.state !== undefined && !room.dirty) room.state = event.state;
+      room.channel.dispatchEvent(new CustomEvent(event.type, { detail: event }));
+    }
   }
 
-  #onJoined(frame) {
-    const entry = this.#channels.get(frame.channel);
-    if (!entry) return;
-    entry.roster.take(frame);
-    this.#tell("change", { channel: frame.channel, events: frame.events ?? [], recovered: frame.recovered });
-    if (frame.truncated) this.#readRest(frame.channel, entry.roster, frame.members.at(-1)?.user);
+  #isIn(room, anew) {
+    if (anew) room.channel.dispatchEvent(new CustomEvent("sync"));
+    if (!room.dirty) return settle(room);
+    room.dirty = false; // set while it was being joined
+    return this.#set(room, room.state).then(() => settle(room), (error) => settle(room, error));
   }
 
-  #onEvents(frame) {
-    if (frame.channel === "@inbox") this.#tell("inbox", { cursor: frame.cursor, events: frame.events });
-    const entry = this.#channels.get(frame.channel);
-    if (!entry) return;
-    entry.roster.take(frame);
-    this.#tell("change", { channel: frame.channel, events: frame.events, recovered: true });
+  async #readRest(room) {
+    const { roster, name: channel } = room;
+    for (let after; (after = roster.after) && this.#rooms.get(channel) === room; ) {
+      try {
+        this.#announce(room, roster.page(await this.send({ type: "who", channel, limit: 1000, after }), after));
+        if (!roster.after) this.#isIn(room, true);
+      } catch (error) {
+        if (!this.#line.link) return; // then there will be another snapshot
+        await new Promise((done) => setTimeout(done, error.retryMs || RETRY_MS));
+      }
+    }
   }
 
-  async #readRest(channel, roster, last = "") {
-    const ask = (after) => this.send({ type: "who", channel, limit: 1000, ...(after ? { after } : {}) });
-    const whole = await roster.readRest(last, ask).catch(() => false);
-    if (whole) this.#tell("change", { channel, events: [], recovered: true });
-  }
-
-  #onError(frame) {
-    this.#leastDelayMs = frame.retry_ms ?? 0;
-    if (frame.code === "not_joined" && frame.id === undefined) this.#channels.delete(frame.channel);
-    this.#tell("failure", { code: frame.code, message: frame.message, channel: frame.channel });
-  }
-
-  // 4000–4099: not again in this way; 4200–4299: at once; everything else: after a while.
-  #onClose(code) {
-    if (code === 4001 && this.#welcomed) this.#open(); // the token ran out: the next one may serve
-    else if (code >= 4000 && code < 4100) this.#stop(endings.get(code) ?? `refused (${code})`);
-    else if (code >= 4200 && code < 4300) this.#open();
-    else this.#comeBack();
-  }
-
-  // Full jitter: after a crash ten thousand clients must not come back in the same second.
-  #comeBack() {
-    this.#forget();
-    const span = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#attempt++);
-    const delay = this.#leastDelayMs + Math.random() * span;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#open(), delay);
-    this.#say("waiting", `trying again in ${(delay / 1000).toFixed(1)} s`);
-  }
-
-  // The network is back: no need to wait, but not all at the same instant either.
-  #hurry() {
-    if (this.#closed || this.#socket || !this.#timer) return;
-    this.#attempt = 0;
-    this.#comeBack();
-  }
-
-  // Browsers answer the server's pings without asking the page; this is how the page notices a dead line.
-  #beat(silentMs = Infinity) {
-    if (!this.#welcomed) return;
-    const awake = globalThis.document?.visibilityState !== "hidden"; // hidden pages get their timers late
-    if (awake && Date.now() - this.#lastFrameAt > silentMs) {
-      this.#socket.close();
-      this.#comeBack();
+  #refused(room, { code, message, channel, retry_ms: retryMs }) {
+    const later = code === "unavailable" || (code === "limit" && retryMs && room?.roster.synced);
+    if (room && (later || (code === "not_joined" && this.#line.lapsed))) {
+      room.dirty = room.state !== undefined;
+      setTimeout(() => this.#enter(room), (retryMs || RETRY_MS) * (1 + Math.random()));
       return;
     }
-    this.send({ type: "beat" }).catch(() => {});
+    if (channel !== undefined && !this.#rooms.delete(channel) && code === "not_joined") return; // as we wished
+    if (!room || !settle(room, failure(code, message))) this.#tell("error", { code, message, channel });
   }
 
-  #refreshBefore(token) {
-    clearTimeout(this.#refreshTimer);
-    const leftMs = expiry(token) * 1000 - Date.now();
-    if (!(leftMs < 2 ** 31)) return;
-    this.#refreshTimer = setTimeout(() => this.#refresh(), Math.max(1000, 0.8 * leftMs));
-  }
+  // ---- the page ----
 
-  async #refresh() {
-    try {
-      const token = await this.#token();
-      await this.send({ type: "refresh", token });
-      this.#refreshBefore(token);
-    } catch {
-      // Then the server closes with 4001 in its time, and the next connection brings a new token.
-    }
-  }
-
-  #resume() {
-    takeSession();
-    if (!this.#closed) this.#open();
-  }
-
-  #forget() {
-    this.#socket = null;
-    this.#welcomed = false;
-    clearInterval(this.#beatTimer);
-    for (const { reject } of this.#replies.values()) reject(failure({ code: "unavailable", message: "cut off" }));
-    this.#replies.clear();
-  }
-
-  #stop(message) {
-    const socket = this.#socket;
-    this.#closed = true;
-    clearTimeout(this.#timer);
-    clearTimeout(this.#refreshTimer);
-    this.#forget();
-    socket?.close(1000);
-    this.#say("stopped", message, true);
-  }
-
-  #say(status, message = "", final = false) {
-    this.#tell("status", { status, message, final });
+  #follow(session, leaveOnHide) {
+    const on = (target, type, act) => target.addEventListener(type, act, { signal: this.#deaf.signal });
+    on(globalThis, "pagehide", () => {
+      this.#line.hide(leaveOnHide ? this.#entered().map(({ name: channel }) => ({ type: "leave", channel })) : []);
+    });
+    on(globalThis, "pageshow", ({ persisted }) => {
+      if (!persisted) return;
+      this.#session = session ?? newSession(); // nothing late of the hidden page can hurt this one
+      this.#leaving.clear();
+      this.#line.open();
+    });
+    on(globalThis, "online", () => this.#line.hurry(true));
+    on(document, "resume", () => this.#line.hurry());
+    on(document, "visibilitychange", () => this.#line.hurry());
   }
 
   #tell(type, detail) {
@@ -243,37 +325,21 @@ export class Presence extends EventTarget {
   }
 }
 
-const endings = new Map([
-  [4001, "the token is missing, bad or over"],
-  [4003, "disconnected by the back end"],
-  [4009, "this session is open somewhere else"],
-]);
-
-function failure({ code, message }) {
-  return Object.assign(new Error(message), { code });
+function newSession() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function websocketUrl({ protocol, host }) {
-  return `${protocol === "https:" ? "wss" : "ws"}://${host}/v1/ws`;
+function waitFor(room) {
+  return new Promise((resolve, reject) => room.waiting.push({ resolve, reject }));
 }
 
-// Seconds since 1970, or NaN where the token does not tell.
-function expiry(token) {
-  try {
-    return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).exp ?? NaN;
-  } catch {
-    return NaN;
-  }
+// Whether anybody waited.
+function settle(room, error) {
+  const waiting = room.waiting.splice(0);
+  for (const { resolve, reject } of waiting) error ? reject(error) : resolve(room.channel);
+  return waiting.length > 0;
 }
 
-// A reload keeps its session: the id is stored as the page goes, and taken out as it comes. It is not stored in
-// between, because a duplicated tab gets a copy of the storage, and two tabs would fight over one session.
-function takeSession() {
-  const stored = globalThis.sessionStorage?.getItem(STORED_SESSION);
-  globalThis.sessionStorage?.removeItem(STORED_SESSION);
-  return stored ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
-}
-
-function storeSession(session) {
-  globalThis.sessionStorage?.setItem(STORED_SESSION, session);
+function failure(code, message, retryMs) {
+  return Object.assign(new Error(message), { code, retryMs });
 }
