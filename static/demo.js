@@ -25,6 +25,11 @@ history.replaceState(null, "", address);
 const another = new URL(address);
 another.searchParams.delete("user");
 byId("another").href = another.href;
+for (const transport of ["sse", "longpoll"]) {
+  const by = new URL(another);
+  by.searchParams.set("transport", transport);
+  byId(`by-${transport}`).href = by.href;
+}
 document.title = `${user} · Presence`;
 say(byId("channel"), shorten(name, 80));
 
@@ -41,8 +46,8 @@ const client = new Presence(location.origin, { token: fetchToken, ...(way ? { tr
 client.addEventListener("status", ({ detail }) => showStatus(detail));
 byId("state-form").addEventListener("submit", (event) => act(event, () => channel?.set(state())));
 byId("say-form").addEventListener("submit", (event) => act(event, sayIt));
-byId("leave").addEventListener("click", (event) => act(event, leave));
-byId("enter").addEventListener("click", (event) => act(event, enter));
+byId("leave").addEventListener("click", (event) => act(event, () => leave().then(() => byId("enter").focus())));
+byId("enter").addEventListener("click", (event) => act(event, () => enter().then(() => byId("leave").focus())));
 byId("copy").addEventListener("click", copyLink);
 document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && lookAtDeadlines());
 enter().catch(explain);
@@ -123,7 +128,6 @@ async function lookAtDeadlines() {
     deadlines.take(answer);
     everyMs = Math.min(1000, Math.max(200, answer.grace_ms / 5));
     say(byId("grace"), span(answer.grace_ms));
-    say(byId("ttl"), span(answer.ttl_ms));
     people.tick();
   } catch {
     everyMs = 2000; // the connection's own status says what is wrong
@@ -141,14 +145,14 @@ async function measureTrip() {
     return; // the status says so
   }
   say(byId("trip"), milliseconds(keep(trips, now() - began)));
-  say(byId("trip-note"), `a command and its answer, half of the last ${trips.length}`);
+  say(byId("trip-note"), `a command and its answer, median of ${trips.length}`);
 }
 
 function noteNews(at) {
   const lateMs = theirClock.at(now()) - at;
   if (!Number.isFinite(lateMs) || lateMs > 60_000) return; // an event out of the history is no news
   say(byId("news"), milliseconds(Math.max(0, keep(news, lateMs))));
-  say(byId("news-note"), `of happening, half of the last ${news.length}; give or take ${milliseconds(theirClock.errorMs)}`);
+  say(byId("news-note"), `of happening, median of ${news.length}; give or take ${milliseconds(theirClock.errorMs)}`);
 }
 
 function noteLateness(event) {

@@ -45,9 +45,9 @@ export function initial(name) {
 }
 
 export function hue(name) {
-  let sum = 7;
-  for (let at = 0; at < name.length; at++) sum = (sum * 31 + name.charCodeAt(at)) >>> 0;
-  return (sum * 137) % 360;
+  let sum = 2166136261; // FNV-1a: names that are alike get colours that are not
+  for (let at = 0; at < name.length; at++) sum = Math.imul(sum ^ name.charCodeAt(at), 16777619);
+  return (sum >>> 8) % 360;
 }
 
 // Put the text only where it is another one: what did not change is not read out again, and no layout is done.

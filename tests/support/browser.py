@@ -181,6 +181,7 @@ class Page:
         self.session = session
         self.errors: list[str] = []
         self.console: list[str] = []
+        self.url = ""
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
         self._loads = 0
 
@@ -190,7 +191,7 @@ class Page:
 
     async def goto(self, url: str) -> None:
         """Follow an address and wait until it has loaded."""
-        loads = self._loads
+        loads, self.url = self._loads, url
         answer = await self.command("Page.navigate", url=url)
         assert "errorText" not in answer, f"{url}: {answer['errorText']}"
         await eventually(lambda: self._loads > loads, 20, what=f"{url} has loaded")
