@@ -87,7 +87,7 @@ class Node:
         self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
-        self.attendance = Attendance(Scripts(self._work), self.keys, self.directory, self.name, self._describe)
+        self.attendance = Attendance(self.scripts, self.keys, self.directory, self.name, self._describe)
         self.services = self._make_services()
         self._seen: list[tuple[str, str, int]] = []
         self._evicting = False

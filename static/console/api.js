@@ -69,7 +69,6 @@ export class Api {
 // A refusal in words for whoever looks.
 export function explain(error) {
   if (error.status === 401) return "This key is not, or no longer, accepted.";
-  if (error.status === 403 && error.code === "forbidden") return `Not with this key: ${error.message}.`;
   if (error.status === 503) return `Redis cannot be asked: ${error.message}.`;
   return `${error.message}.`;
 }

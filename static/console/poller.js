@@ -14,6 +14,7 @@ export class Poller {
   #running = false;
   #wake = () => {};
   #turn = 0;
+  #hurried = false;
 
   // `work` is awaited; `failed` is told its error. everyMs may be a function.
   constructor(work, everyMs, failed = () => {}) {
@@ -36,13 +37,17 @@ export class Poller {
   }
 
   // Ask now, or as soon as the question under way is answered.
-  hurry = () => this.#wake();
+  hurry = () => {
+    this.#hurried = true;
+    this.#wake();
+  };
 
   async #run(turn) {
     let failures = 0;
     const current = () => this.#running && this.#turn === turn;
     while (current()) {
       let leastMs = 0;
+      this.#hurried = false;
       try {
         if (document.visibilityState !== "hidden") await this.#work(current);
         failures = 0;
@@ -52,7 +57,7 @@ export class Poller {
         leastMs = error.retryMs ?? 0;
         this.#failed(error);
       }
-      if (current()) await this.#sleep(pause(this.#everyMs(), failures, leastMs));
+      if (current() && !this.#hurried) await this.#sleep(pause(this.#everyMs(), failures, leastMs));
     }
   }
 
