@@ -1,20 +1,10 @@
 // Browser client of the presence server: docs/browser.md.
-
-import { Line, TRANSPORTS } from "./client/line.js";
+import { LINKS } from "./client/links.js";
+import { Line } from "./client/line.js";
 import { Roster } from "./client/roster.js";
 
 const MOST_PLACES = 20; // of a stream or poll
 const RETRY_MS = 1000;
-
-/** @typedef {import("./client/roster.js").Member} Member */
-/** @typedef {"websocket" | "sse" | "longpoll"} Transport */
-/**
- * @typedef {object} Options
- * @property {string | (() => string | Promise<string>)} token or what gives a fresh one
- * @property {string} [session] in place of a new one for each page load
- * @property {Transport[]} [transports] in order of preference
- * @property {boolean} [leaveOnHide] leave without grace when the page goes
- */
 
 /** Events: `join`, `leave`, `update`, `message` with the wire event as `detail`; `sync`. */
 export class Channel extends EventTarget {
@@ -26,7 +16,7 @@ export class Channel extends EventTarget {
     this.#act = act;
     /** @readonly @type {string} */
     this.name = name;
-    /** By user; kept up to date. @readonly @type {Map<string, Member>} */
+    /** @readonly @type {Map<string, import("./client/types.js").Member>} */
     this.members = members;
   }
 
@@ -35,7 +25,7 @@ export class Channel extends EventTarget {
     return this.members.size;
   }
 
-  /** Replace my state; offline: on return. @param {object} state @returns {Promise<void>} */
+  /** @param {object} state @returns {Promise<void>} */
   async set(state) {
     await this.#act("set", { state });
   }
@@ -45,92 +35,89 @@ export class Channel extends EventTarget {
     await this.#act("publish", { name, data });
   }
 
-  /** Go, without grace. @returns {Promise<void>} */
+  /** @returns {Promise<void>} */
   async leave() {
     await this.#act("leave");
   }
 }
 
-/** Events: `status`, `error`, `inbox`. What is refused rejects with an Error that has a `code`. */
+/** Events: `status`, `error`, `inbox`. */
 export class Presence extends EventTarget {
-  /** @type {"connecting" | "online" | "offline" | "closed"} */
+  /** @type {import("./client/types.js").Status} */
   status = "connecting";
-  /** @type {Transport | undefined} */
+  /** @type {import("./client/types.js").Transport | undefined} */
   transport;
   /** @type {string | undefined} */
   user;
   #line;
   #rooms = new Map(); // name -> {name, as, state, dirty, roster, waiting, channel}
-  #leaving = new Set(); // names of channels of which the server does not know it yet
+  #later = []; // leaves that the server has not heard of
   #replies = new Map(); // id -> who waits for it
   #lastId = 0;
   #deaf = new AbortController();
 
-  /** @param {string} url @param {Options} options */
-  constructor(url, { token, session, transports = TRANSPORTS, leaveOnHide }) {
+  /** @param {string} url @param {import("./client/types.js").Options} options */
+  constructor(url, { token, session, transports = [...LINKS.keys()], leaveOnHide }) {
     super();
-    if (!transports.every((name) => TRANSPORTS.includes(name))) throw new TypeError("no such transport");
-    /** @type {string} */
-    this.session = session ?? newSession();
-    this.#line = new Line(this.#owner(session), url, token, transports);
-    if (globalThis.document) this.#follow(session, leaveOnHide);
+    if (!transports.every((name) => LINKS.has(name))) throw new TypeError("no such transport");
+    this.#line = new Line(this.#owner(), url, token, transports, session);
+    const on = (target, type, act) => target.addEventListener(type, act, { signal: this.#deaf.signal });
+    on(window, "pagehide", () => {
+      this.#line.hide(leaveOnHide && [...this.#rooms.keys()].map((channel) => ({ type: "leave", channel })));
+    });
+    on(window, "pageshow", ({ persisted }) => persisted && this.#line.show());
+    on(window, "online", () => this.#line.hurry());
+    on(document, "visibilitychange", () => this.#line.hurry());
   }
 
-  /**
-   * Enter, now and after every return; resolves when the roster is here.
-   * @param {string} name
-   * @param {{state?: object, as?: "member" | "observer"}} [how]
-   * @returns {Promise<Channel>}
-   */
+  /** @returns {string} */
+  get session() {
+    return this.#line.session;
+  }
+
+  /** @param {string} name @param {import("./client/types.js").How} [how] @returns {Promise<Channel>} */
   async join(name, { state, as = "member" } = {}) {
-    if (this.status === "closed") throw failure({ code: "unavailable", message: "closed" });
+    if (this.status === "closed") throw failure("unavailable", "closed");
     let room = this.#rooms.get(name);
-    const begun = room;
     if (!room) {
-      const roster = new Roster();
-      room = { name, as, roster, waiting: [] };
-      room.channel = new Channel(name, roster.members, (type, more) => this.#act(room, type, more));
+      room = { name, as, state, dirty: !!state, roster: new Roster(), waiting: [] };
+      room.channel = new Channel(name, room.roster.members, (type, more) => this.#act(room, type, more));
       this.#rooms.set(name, room);
-      this.#leaving.delete(name);
-    }
-    const set = state && this.#act(room, "set", { state });
-    if (!begun) this.#enter(room);
-    await (set ?? whenIn(room));
+      this.#enter(room);
+    } else if (state) await this.#act(room, "set", { state });
+    await whenIn(room);
     return room.channel;
   }
 
-  /**
-   * Any command of the protocol; resolves with the reply.
-   * @param {{type: string, [field: string]: any}} command
-   * @returns {Promise<any>}
-   */
+  /** @param {import("./client/types.js").Frame} command @returns {Promise<any>} */
   async send(command) {
-    if (!this.#line.link) throw failure({ code: "unavailable", message: "not connected" });
-    if (new Blob([JSON.stringify(command)]).size > 16_000) throw failure({ code: "too_large", message: "over 16 kB" });
+    const { link } = this.#line;
+    if (!link) throw failure("unavailable", "offline");
+    if (new Blob([JSON.stringify(command)]).size > 16_000) throw failure("too_large", "over 16 kB");
     return new Promise((resolve, reject) => {
-      const done = (reply) => (reply.type === "error" ? reject(failure(reply)) : resolve(reply));
-      this.#line.link.send([this.#numbered(command, done)]);
+      const done = (reply) => (reply.type === "error" ? reject(failure(reply.code, reply.message)) : resolve(reply));
+      link.send([this.#numbered(command, done)]);
     });
   }
 
-  /** For good; grace starts. */
   close() {
     this.#line.close();
   }
 
   async #act(room, type, more) {
     const { name: channel, roster } = room;
-    if (this.#rooms.get(channel) !== room) throw failure({ code: "not_joined", message: "left" });
     const { link } = this.#line;
+    const command = { type, channel, ...more };
+    if (this.#rooms.get(channel) !== room) throw failure("not_joined", "left");
     if (type === "set") {
       room.state = more.state;
       room.dirty = !link || !roster.synced;
       if (room.dirty) return whenIn(room);
     } else if (type === "leave") {
-      this.#drop(room, { code: "not_joined", message: "left" });
-      if (!link) return this.#leaving.add(channel);
+      this.#drop(room, "not_joined", "left");
+      if (!link) return this.#later.push(command);
     }
-    return this.send({ type, channel, ...more });
+    return this.send(command);
   }
 
   #enter(room) {
@@ -151,33 +138,27 @@ export class Presence extends EventTarget {
     return { ...command, id: this.#lastId };
   }
 
-  #drop({ name, waiting }, why) {
+  #drop({ name, waiting }, code, message) {
     this.#rooms.delete(name);
-    for (const { reject } of waiting) reject(failure(why));
+    for (const { reject } of waiting) reject(failure(code, message));
     return waiting.length;
   }
 
-  #owner(given) {
-    const client = this;
+  #owner() {
     const rooms = () => [...this.#rooms.values()];
     return {
-      given,
-      get session() {
-        return client.session;
-      },
       // What a link is told first; a stream or poll names its channels itself.
       hello: (http) => {
-        const leaves = [...this.#leaving].map((channel) => this.#numbered({ type: "leave", channel }, () => {}));
-        this.#leaving.clear();
-        return [...leaves, ...rooms().filter(({ dirty }) => dirty || !http).map((room) => this.#joinOf(room))];
+        const joins = rooms().filter(({ dirty }) => dirty || !http);
+        return [...this.#later.splice(0), ...joins.map((room) => this.#joinOf(room))];
       },
       places: () => {
         for (const { name: channel } of rooms().slice(MOST_PLACES)) {
-          this.#refused({ code: "limit", message: `a stream or poll has ${MOST_PLACES} channels`, channel });
+          this.#refused({ code: "limit", message: `over ${MOST_PLACES} channels`, channel });
         }
         return rooms().map(({ name: channel, as, roster: { cursor } }) => ({ channel, as, cursor }));
       },
-      frame: (frame) => this.#take(frame),
+      take: (frame) => this.#take(frame),
       reply: (frame) => this.#reply(frame),
       lost: () => {
         for (const id of this.#replies.keys()) this.#reply({ type: "error", id, code: "unavailable", message: "cut off" });
@@ -188,7 +169,7 @@ export class Presence extends EventTarget {
         Object.assign(this, { status, transport, user });
         if (status === "closed") {
           this.#deaf.abort();
-          for (const room of rooms()) this.#drop(room, { code: "unavailable", message: status });
+          for (const room of rooms()) this.#drop(room, "unavailable", status);
         }
         this.#tell("status", detail);
       },
@@ -241,27 +222,13 @@ export class Presence extends EventTarget {
   #refused({ code, message, channel, retry_ms }) {
     const room = this.#rooms.get(channel);
     const synced = room?.roster.synced;
+    const { isHttp, aliveAt, ttl_ms } = this.#line;
     if (code === "not_joined" && !synced) return; // of before the `join`, or after the `leave`
-    if (room && (code === "unavailable" || (synced && code === "limit" && retry_ms) || (code === "not_joined" && this.#line.lapsed))) {
+    const lapsed = code === "not_joined" && isHttp && Date.now() - aliveAt > ttl_ms;
+    if (room && (lapsed || code === "unavailable" || (synced && code === "limit" && retry_ms))) {
       room.dirty = !!room.state;
       setTimeout(() => this.#enter(room), (retry_ms ?? RETRY_MS) * (1 + Math.random()));
-    } else if (!room || !this.#drop(room, { code, message })) this.#tell("error", { code, message, channel });
-  }
-
-  #follow(session, leaveOnHide) {
-    const on = (target, type, act) => target.addEventListener(type, act, { signal: this.#deaf.signal });
-    on(globalThis, "pagehide", () => {
-      this.#line.hide(leaveOnHide && [...this.#rooms.keys()].map((channel) => ({ type: "leave", channel })));
-    });
-    on(globalThis, "pageshow", ({ persisted }) => {
-      if (!persisted) return;
-      this.session = session ?? newSession(); // nothing late of the hidden page can hurt this one
-      this.#leaving.clear();
-      this.#line.open();
-    });
-    on(globalThis, "online", () => this.#line.hurry(true));
-    on(document, "resume", () => this.#line.hurry());
-    on(document, "visibilitychange", () => this.#line.hurry());
+    } else if (!room || !this.#drop(room, code, message)) this.#tell("error", { code, message, channel });
   }
 
   #tell(type, detail) {
@@ -269,14 +236,10 @@ export class Presence extends EventTarget {
   }
 }
 
-function newSession() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
 async function whenIn({ roster, waiting, dirty }) {
   if (dirty || !roster.synced) await new Promise((resolve, reject) => waiting.push({ resolve, reject }));
 }
 
-function failure({ code, message }) {
+function failure(code, message) {
   return Object.assign(new Error(message), { code });
 }

@@ -1,34 +1,38 @@
-// The line to the server: opening, falling back, coming back, keeping alive. What is said on it is the owner's.
-// One link serves; another may be opened in its place, and takes over when it is welcomed.
-
+// Opening, falling back, coming back, keeping alive. One link serves; another may be opened in its place.
 import { backoff, refreshIn } from "./backoff.js";
-import { chunks, LongPollLink, SseLink, WebSocketLink } from "./links.js";
-
-const LINKS = new Map([["websocket", WebSocketLink], ["sse", SseLink], ["longpoll", LongPollLink]]);
-export const TRANSPORTS = [...LINKS.keys()];
+import { chunks, LINKS } from "./links.js";
 
 const STORED = "presence-transport";
-const PATIENCE = 3; // failures in a row before what worked is left: perhaps a node is just starting again
+const PATIENCE = 3; // failures in a row before what worked is left
 const WELCOME_MS = 6000;
-const STEADY_MS = 5000; // a link that lived so long was no failure
-const SILENT_MS = 37_000; // comments of a stream come every 15 s, a poll waits for 25 s
+const STEADY_MS = 5000;
+const QUIET_MS = 37_000; // a stream says something every 15 s, a poll every 25 s
 const BETTER_MS = 300_000;
+
+let memory = {};
+try {
+  memory = sessionStorage;
+} catch {
+  // Forbidden.
+}
 
 export class Line {
   #timers = new Map();
-  #turn = 0; // what belongs to an older turn of opening is not wanted any more
+  #turn = 0;
   #attempt = 0;
   #failures = 0;
-  #refused = false; // so was the last token
+  #refused = false;
 
-  constructor(owner, url, token, names) {
+  constructor(owner, url, token, names, session) {
     this.owner = owner;
-    this.base = new URL(url, globalThis.location?.href);
+    this.given = session;
+    this.base = url;
     this.token = token;
     this.ask = typeof token === "function" && token;
     this.names = names;
-    this.worked = memory()[STORED];
+    this.worked = memory[STORED];
     this.at = Math.max(0, names.indexOf(this.worked));
+    this.session = session ?? newSession();
     queueMicrotask(() => this.open());
   }
 
@@ -36,16 +40,11 @@ export class Line {
     return (this.transport ?? this.opening) !== "websocket";
   }
 
-  /** Whether a stream or poll may have timed out: it showed no life. */
-  get lapsed() {
-    return this.isHttp && Date.now() - this.aliveAt > this.ttlMs;
-  }
-
   url(path, query, scheme = "http") {
-    const url = new URL(this.base);
+    const url = new URL(this.base, location.href);
     url.protocol = scheme + (/s:$/.test(url.protocol) ? "s" : "");
     url.pathname = url.pathname.replace(/\/?$/, "/v1/") + path;
-    url.search = String(new URLSearchParams([["session", this.owner.session], ...query]));
+    url.search = String(new URLSearchParams([["session", this.session], ...query]));
     return url.href;
   }
 
@@ -56,26 +55,23 @@ export class Line {
       this.aliveAt = Date.now();
       return response;
     }
-    const { code: refusal, detail, retry_ms } = await response.json().catch(() => ({})); // a proxy's has no code
-    const code = !refusal ? 1006 : status === 401 ? 4001 : status === 429 || status >= 500 ? 4100 : 4000;
+    const { code: refusal, detail, retry_ms } = await response.json().catch(() => ({}));
+    const code = !refusal ? 1006 : status === 401 ? 4001 : status < 500 ? 4000 : 4100;
     throw Object.assign(new Error(detail ?? `HTTP ${status}`), { refusal, code, retry_ms });
   }
 
-  // ---- what the links say ----
-
   take(link, frame) {
-    const { type, in_ms } = frame;
+    const { type } = frame;
     if (link !== this.link && link !== this.next) return;
     link.silent = 0;
     if (type === "welcome") this.#welcomed(link, frame);
     else if (type === "close") this.end(link, frame);
-    else if (type === "reconnect") this.#after("replace", in_ms, () => this.open(this.transport));
-    else this.owner.frame(frame);
+    else if (type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
+    else this.owner.take(frame);
   }
 
-  /** 4000–4099 do not come back, 4200–4299 at once, everything else after a while. */
-  end(link, { code, message, retry_ms }) {
-    const replaced = code === 4009 && !this.owner.given; // by a request of our own that came late
+  end(link, { code, message, retry_ms = 0 }) {
+    const replaced = code === 4009 && !this.given; // by a late request of our own
     const final = code >= 4000 && code < 4100 && !replaced;
     if (link === this.next) {
       const better = this.opening !== this.names[this.at];
@@ -94,9 +90,6 @@ export class Line {
     else this.#wait({ code, message }, retry_ms);
   }
 
-  // ---- what the owner wishes ----
-
-  /** Open a link, in place of the one that serves. */
   async open(name = this.names[this.at]) {
     this.#abandon();
     this.#stop("wait", "replace");
@@ -111,35 +104,38 @@ export class Line {
       this.next = {};
       this.next = new (LINKS.get(name))(this);
       this.#after("welcome", WELCOME_MS, () => this.end(this.next, { message: "no welcome" }));
-    } catch (error) {
+    } catch ({ message }) {
       if (turn !== this.#turn) return;
-      if (this.next) return this.end(this.next, { message: error.message });
+      if (this.next) return this.end(this.next, { message });
       this.opening = undefined;
-      this.#wait({ message: `no token: ${error}` });
+      this.#wait({ message: `no token: ${message}` });
     }
   }
 
-  /** There are other channels: once for several of them. */
+  // There are other channels; once for several of them.
   replace() {
     this.again = !!this.next;
     if (this.link && !this.opening) this.#after("replace", 0, () => this.open(this.transport));
   }
 
-  /** The network is back, perhaps another one, or somebody looks. */
-  hurry(elsewhere) {
+  hurry() {
     if (this.#timers.has("wait")) this.#after("wait", 300 * Math.random(), () => this.open());
-    else if (elsewhere) this.replace();
     else if (this.link) this.#tick((this.link.silent = this.#patience - 1));
   }
 
-  /** The page goes: the grace begins, or with `leaves` all ends at once. */
   hide(leaves) {
     const last = leaves || (this.isHttp ? [{ type: "bye" }] : []);
     const url = this.url("commands", [["token", this.token]]);
     this.#abandon();
     this.#drop();
     this.#stop(...this.#timers.keys());
-    for (const some of chunks(last, 50)) globalThis.navigator?.sendBeacon?.(url, JSON.stringify(some));
+    for (const some of chunks(last, 50)) navigator.sendBeacon(url, JSON.stringify(some));
+  }
+
+  // Nothing late of the hidden page can hurt another session.
+  show() {
+    this.session = this.given ?? newSession();
+    this.open();
   }
 
   close(code = 1000, message = "") {
@@ -149,12 +145,10 @@ export class Line {
     this.#say("closed", { code, message });
   }
 
-  // ---- the links' lives ----
-
   #welcomed(link, { user, node, idle, ttl_ms = 30_000, ping_ms = 10_000 }) {
     const before = this.link;
     if (this.transport === "websocket") this.owner.lost();
-    memory()[STORED] = this.worked = this.transport = this.opening;
+    memory[STORED] = this.worked = this.transport = this.opening;
     this.at = this.names.indexOf(this.worked);
     this.next = this.opening = undefined;
     this.link = Object.assign(link, { idle });
@@ -163,8 +157,7 @@ export class Line {
     this.#failures = 0;
     this.#refused = false;
     this.since = this.aliveAt = Date.now();
-    this.ttlMs = ttl_ms;
-    this.pingMs = ping_ms;
+    Object.assign(this, { ttl_ms, ping_ms });
     this.#keep();
     this.#tick();
     this.#say("online", { node, user });
@@ -172,7 +165,7 @@ export class Line {
     else if (this.again) this.replace();
   }
 
-  /** True: there is another transport to try at once. */
+  // Whether there is another transport to try at once.
   #fallBack() {
     if (++this.#failures < (this.worked === this.names[this.at] ? PATIENCE : 1)) return false;
     this.#failures = 0;
@@ -202,8 +195,6 @@ export class Line {
     this.owner.lost();
   }
 
-  // ---- alive ----
-
   #keep() {
     this.worker?.terminate();
     try {
@@ -211,10 +202,10 @@ export class Line {
         this.worker = new Worker(new URL("keeper.js", import.meta.url), { type: "module" });
         this.worker.onmessage = () => (this.aliveAt = Date.now());
         const init = { method: "POST", headers: this.#headers, body: '{"type":"beat"}' };
-        this.worker.postMessage([this.url("commands", []), init, this.pingMs]);
+        this.worker.postMessage([this.url("commands", []), init, this.ping_ms]);
       }
     } catch {
-      // No worker from another origin, or by policy: then the page beats.
+      // Forbidden: the page beats.
     }
     if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(this.names[0]));
     const refreshMs = this.ask ? refreshIn(this.token) : NaN;
@@ -222,15 +213,15 @@ export class Line {
   }
 
   get #patience() {
-    return this.isHttp ? Math.max(3, SILENT_MS / this.pingMs) : 3;
+    return this.isHttp ? Math.max(3, QUIET_MS / this.ping_ms) : 3;
   }
 
-  // By ticks, not by time: who was frozen has not read yet what is there.
+  // Silence is counted in ticks: who was frozen has not read yet what is there.
   #tick() {
-    const { link, pingMs } = this;
-    this.#after("tick", pingMs, () => this.#tick());
-    if (!link.idle && link.silent++ > this.#patience) this.end(link, { message: "nothing heard" });
-    else if (this.isHttp ? Date.now() - this.aliveAt > 1.5 * pingMs : link.silent > 2) link.send([{ type: "beat" }]);
+    const { link, ping_ms } = this;
+    this.#after("tick", ping_ms, () => this.#tick());
+    if (!link.idle && link.silent++ > this.#patience) this.end(link, { message: "silent" });
+    else if (this.isHttp ? Date.now() - this.aliveAt > 1.5 * ping_ms : link.silent > 2) link.send([{ type: "beat" }]);
   }
 
   async #refresh() {
@@ -240,7 +231,7 @@ export class Line {
       await this.owner.send({ type: "refresh", token });
       this.token = token;
     } catch {
-      // Then it is closed with 4001 in its time, and the next one brings another token.
+      // 4001 will come, and the next link with another token.
     }
     if (link && link === this.link) this.#keep();
   }
@@ -266,11 +257,6 @@ export class Line {
   }
 }
 
-// Storage may be forbidden.
-function memory() {
-  try {
-    return sessionStorage;
-  } catch {
-    return {};
-  }
+function newSession() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

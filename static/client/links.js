@@ -1,6 +1,6 @@
 // The wires. Each link has `send(commands)`, `close()` and `silent`: for so many ticks nothing was heard.
 
-export class WebSocketLink {
+class WebSocketLink {
   silent = 0;
 
   constructor(line) {
@@ -25,7 +25,8 @@ class HttpLink {
 
   constructor(line) {
     this.line = line;
-    this.send(line.owner.hello(true)).then(() => this.#begin()).catch((error) => line.end(this, error));
+    this.owner = line.owner;
+    this.send(this.owner.hello(true)).then(() => this.#begin()).catch((error) => line.end(this, error));
   }
 
   send(commands) {
@@ -38,12 +39,12 @@ class HttpLink {
   }
 
   async #begin() {
-    if (this.line.owner.places().length) await this.run();
+    if (this.owner.places().length) await this.run();
     else this.line.take(this, { type: "welcome", idle: true }); // a `join` opens another link
   }
 
   get(query, headers) {
-    query.push(...this.line.owner.places().flatMap(Object.entries));
+    query.push(...this.owner.places().flatMap(Object.entries));
     return this.line.fetch("events", query, { headers, signal: this.#ended.signal });
   }
 
@@ -51,17 +52,17 @@ class HttpLink {
     try {
       const init = { method: "POST", body: JSON.stringify(commands), signal: AbortSignal.timeout(10_000) };
       const replies = await (await this.line.fetch("commands", [], init)).json();
-      replies.forEach((reply) => this.line.owner.reply(reply));
+      replies.forEach((reply) => this.owner.reply(reply));
     } catch (error) {
       const { message, refusal: code = "unavailable" } = error;
-      for (const { id } of commands) this.line.owner.reply({ type: "error", id, code, message });
+      for (const { id } of commands) this.owner.reply({ type: "error", id, code, message });
       if (this === this.line.next || error.code === 4001) this.line.end(this, error);
     }
   }
 }
 
 // Read by fetch: unlike EventSource it keeps the token out of the URL, and hears why it was refused.
-export class SseLink extends HttpLink {
+class SseLink extends HttpLink {
   async run() {
     const { body } = await this.get([], { Accept: "text/event-stream" });
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -79,9 +80,9 @@ export class SseLink extends HttpLink {
   }
 }
 
-export class LongPollLink extends HttpLink {
+class LongPollLink extends HttpLink {
   async run() {
-    for (let since; this.line.owner.places().length; ) {
+    for (let since; this.owner.places().length; ) {
       const { next, frames } = await (await this.get([since ? ["since", since] : ["welcome", 1]])).json();
       since = next;
       this.silent = 0;
@@ -92,6 +93,8 @@ export class LongPollLink extends HttpLink {
     this.idle = true;
   }
 }
+
+export const LINKS = new Map([["websocket", WebSocketLink], ["sse", SseLink], ["longpoll", LongPollLink]]);
 
 export function chunks(list, size) {
   return list.length ? [list.slice(0, size), ...chunks(list.slice(size), size)] : [];

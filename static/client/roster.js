@@ -1,25 +1,22 @@
-/** @typedef {{user: string, info: object, state: object, sessions?: number, since?: number}} Member */
-
-/** Who is in a channel, out of the frames: a snapshot, and the events since. */
+// Who is in a channel, out of the frames: a snapshot, and the events since.
 export class Roster {
-  /** @type {Map<string, Member>} always the same one */
   members = new Map();
   synced = false;
   #epoch;
   #seq;
   #draft; // a snapshot whose last pages are missing: {members, after, seq, touched: user -> seq}
 
-  /** Where to resume: half a roster is no base for that. */
+  // Half a roster is no base to resume from.
   get cursor() {
     return this.#epoch && !this.#draft ? `${this.#epoch}:${this.#seq}` : "";
   }
 
-  /** The user behind whom the rest begins. */
+  // The user behind whom the rest begins.
   get after() {
     return this.#draft?.after;
   }
 
-  /** Of a `joined` or `events` frame: what is news, each when it is folded. */
+  // What is news in a `joined` or `events` frame, each when it is folded.
   *take({ cursor, events, members = [], truncated }) {
     const [epoch, seq] = parse(cursor);
     if (events) {
@@ -33,7 +30,7 @@ export class Roster {
     }
   }
 
-  /** Of a `who` frame behind `after`: the changes, when it was the last. */
+  // What the last page shows, a `who` frame behind `after`.
   *page({ cursor, members, next }, after) {
     const [epoch, seq] = parse(cursor);
     const draft = this.#draft;
