@@ -39,8 +39,9 @@ class HttpLink {
   }
 
   async #begin() {
-    if (this.owner.places().length) await this.run();
-    else this.line.take(this, { type: "welcome", idle: true }); // a `join` opens another link
+    if (this.owner.places().length) return this.run();
+    await this.line.fetch("commands", [], { method: "POST", body: '{"type":"beat"}' });
+    this.line.take(this, { type: "welcome", idle: true }); // a `join` opens another link
   }
 
   get(query, headers) {
