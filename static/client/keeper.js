@@ -1,11 +1,7 @@
-// Signs of life for a stream or poll. As a worker, which neither a hidden tab nor a busy page delays.
-
+// A worker that shows life: neither a hidden tab nor a busy page delays it.
 let timer;
 
-export function beat({ url, init, everyMs }, tell) {
+onmessage = ({ data: [url, init, everyMs] }) => {
   clearInterval(timer);
-  timer = setInterval(() => fetch(url, init).then(({ ok }) => ok && tell(ok), () => {}), everyMs);
-  return timer;
-}
-
-if (globalThis.WorkerGlobalScope) onmessage = ({ data }) => beat(data, postMessage);
+  timer = setInterval(() => fetch(url, init).then(({ ok }) => ok && postMessage(ok), () => {}), everyMs);
+};

@@ -1,188 +1,171 @@
-// The line to the server: opening, falling back, coming back, keeping alive. What is said on it is the owner's.
-// One link serves; another may be opened to replace it, which happens when that one is welcomed.
-
-import { Backoff, refreshIn } from "./delays.js";
-import { beat } from "./keeper.js";
-import { batches, LongPollLink, SseLink, WebSocketLink } from "./links.js";
-
-const LINKS = new Map([["websocket", WebSocketLink], ["sse", SseLink], ["longpoll", LongPollLink]]);
-export const TRANSPORTS = [...LINKS.keys()];
+// Opening, falling back, coming back, keeping alive. One link serves; another may be opened in its place.
+import { backoff, refreshIn } from "./backoff.js";
+import { chunks, LINKS } from "./links.js";
 
 const STORED = "presence-transport";
-const PATIENCE = 3; // failures in a row before what worked is left: a node may just be starting again
+const PATIENCE = 3; // failures in a row before what worked is left
 const WELCOME_MS = 6000;
-const STEADY_MS = 5000; // a link that lived so long did not fail
-const PROBE_MS = 3000;
+const STEADY_MS = 5000;
+const QUIET_MS = 37_000; // a stream says something every 15 s, a poll every 25 s
 const BETTER_MS = 300_000;
 
+let memory = {};
+try {
+  memory = sessionStorage;
+} catch {
+  // Forbidden.
+}
+
 export class Line {
-  status = "connecting";
-  token = "";
-  link = null;
-  next = null;
-  transport;
-  #backoff = new Backoff();
   #timers = new Map();
-  #turn = 0; // what an older turn of opening began is not wanted any more
-  #opening; // the transport that is being opened
-  #trying = false; // only to see whether it works again
-  #again = false; // for it was asked for too few channels
+  #turn = 0;
+  #attempt = 0;
   #failures = 0;
-  #refused = false; // so was the last token
-  #welcome = { ping_ms: 10_000, ttl_ms: 30_000 };
-  #welcomedAt = 0;
-  #aliveAt = 0;
-  #worker;
-  #beating;
+  #refused = false;
 
-  // owner: session, places(), prelude(), welcome(frame), frame(frame), reply(frame), lost(), changed(detail), send(command)
-  constructor(owner, url, ask, names) {
+  constructor(owner, url, token, names, session) {
     this.owner = owner;
-    this.base = new URL(url, globalThis.location?.href);
-    this.ask = typeof ask === "function" ? ask : undefined;
-    this.token = ask;
+    this.given = session;
+    this.base = url;
+    this.token = token;
+    this.ask = typeof token === "function" && token;
     this.names = names;
-    this.worked = stored();
+    this.worked = memory[STORED];
     this.at = Math.max(0, names.indexOf(this.worked));
+    this.session = session ?? newSession();
+    queueMicrotask(() => this.open());
   }
 
-  /** Whether a stream or poll may have timed out: there was no sign of life for so long. */
-  get lapsed() {
-    return this.transport !== "websocket" && Date.now() - this.#aliveAt > this.#welcome.ttl_ms;
+  get isHttp() {
+    return (this.transport ?? this.opening) !== "websocket";
   }
-
-  // ---- for the links ----
 
   url(path, query, scheme = "http") {
-    const url = new URL(this.base);
+    const url = new URL(this.base, location.href);
     url.protocol = scheme + (/s:$/.test(url.protocol) ? "s" : "");
-    url.pathname = url.pathname.replace(/\/$/, "") + path;
-    url.search = String(new URLSearchParams([["session", this.owner.session], ...query]));
+    url.pathname = url.pathname.replace(/\/?$/, "/v1/") + path;
+    url.search = String(new URLSearchParams([["session", this.session], ...query]));
     return url.href;
   }
 
-  async fetch(path, query, { headers, ...init }) {
-    const response = await fetch(this.url(path, query), { ...init, headers: { ...headers, ...this.#bearer() } });
-    if (response.status === 200) {
-      this.#aliveAt = Date.now();
+  async fetch(path, query, init) {
+    const response = await fetch(this.url(path, query), { ...init, headers: { ...this.#headers, ...init.headers } });
+    const { status } = response;
+    if (status === 200) {
+      this.aliveAt = Date.now();
       return response;
     }
-    const { status } = response;
-    const { code, detail, retry_ms } = await response.json().catch(() => ({}));
-    throw Object.assign(new Error(detail ?? `HTTP ${status}`), {
-      refusal: code,
-      retryMs: retry_ms ?? (1000 * Number(response.headers.get("Retry-After")) || 0),
-      closeCode: !code ? 1006 : status === 401 ? 4001 : status === 429 || status >= 500 ? 4100 : 4000,
-    });
+    const { code: refusal, detail, retry_ms } = await response.json().catch(() => ({}));
+    const code = !refusal ? 1006 : status === 401 ? 4001 : status < 500 ? 4000 : 4100;
+    throw Object.assign(new Error(detail ?? `HTTP ${status}`), { refusal, code, retry_ms });
   }
 
-  receive(link, frame) {
+  take(link, frame) {
+    const { type } = frame;
     if (link !== this.link && link !== this.next) return;
-    if (frame.type === "welcome") this.#welcomed(link, frame);
-    else if (frame.type === "close") this.end(link, frame.code, frame.message);
-    else if (frame.type === "reconnect") this.#after("replace", frame.in_ms, () => this.replace());
-    else this.owner.frame(frame);
+    link.silent = 0;
+    if (type === "welcome") this.#welcomed(link, frame);
+    else if (type === "close") this.end(link, frame);
+    else if (type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
+    else this.owner.take(frame);
   }
 
-  /** A link is over: 4000–4099 do not come back, 4200–4299 at once, everything else after a while. */
-  end(link, code, message, retryMs) {
-    const final = code >= 4000 && code < 4100;
+  end(link, { code, message, retry_ms = 0 }) {
+    const replaced = code === 4009 && !this.given; // by a late request of our own
+    const final = code >= 4000 && code < 4100 && !replaced;
     if (link === this.next) {
+      const better = this.opening !== this.names[this.at];
       this.#abandon();
-      if (this.link && this.#trying && !final) return;
-      if (code < 4000 && this.#fallBack() && !this.link) return this.open();
+      if (this.link && better && !final) return;
+      if (!(code >= 4000) && this.#fallBack() && !this.link) return this.open();
     } else if (link === this.link) {
       this.#drop();
-      if (Date.now() - this.#welcomedAt > STEADY_MS) this.#backoff.reset();
-      if (this.#opening && (!final || code === 4009)) return this.#say("connecting");
+      if (Date.now() - this.since > STEADY_MS) this.#attempt = 0;
+      if (this.opening && (!final || code === 4009)) return this.#say("connecting");
     } else return;
     const another = code === 4001 && this.ask && !this.#refused;
     if (another) this.#refused = true;
     if (final && !another) this.close(code, message);
-    else if ((another || (code >= 4200 && code < 4300)) && this.#backoff.fresh) this.open(this.#backoff.next());
-    else this.#wait(code, message, retryMs);
+    else if ((another || (code >= 4200 && code < 4300)) && !this.#attempt++) this.open();
+    else this.#wait({ code, message }, retry_ms);
   }
 
-  // ---- for the owner ----
-
-  /** Open a link, in place of the one that serves. */
-  async open(_delay, name = this.names[this.at]) {
-    const turn = ++this.#turn;
+  async open(name = this.names[this.at]) {
+    this.#abandon();
     this.#stop("wait", "replace");
-    this.#trying = name !== this.names[this.at];
-    this.#opening = name;
-    this.#again = false;
+    const turn = this.#turn;
+    this.opening = name;
+    this.again = false;
     if (!this.link) this.#say("connecting");
     try {
       const token = this.ask ? await this.ask() : this.token;
-      if (turn !== this.#turn || this.status === "closed") return;
+      if (turn !== this.#turn) return;
       this.token = token;
       this.next = {};
       this.next = new (LINKS.get(name))(this);
-      this.#after("welcome", WELCOME_MS, () => this.end(this.next, 1006, "no welcome"));
-    } catch (error) {
+      this.#after("welcome", WELCOME_MS, () => this.end(this.next, { message: "no welcome" }));
+    } catch ({ message }) {
       if (turn !== this.#turn) return;
-      if (this.next) return this.end(this.next, 1006, error.message);
-      this.#opening = undefined;
-      this.#wait(1006, `no token: ${error}`);
+      if (this.next) return this.end(this.next, { message });
+      this.opening = undefined;
+      this.#wait({ message: `no token: ${message}` });
     }
   }
 
-  /** As `open`, soon: several wishes are one. */
+  // There are other channels; once for several of them.
   replace() {
-    if (this.#opening) this.#again = true;
-    else this.#after("replace", 0, () => this.open(0, this.link ? this.transport : undefined));
+    this.again = !!this.next;
+    if (this.link && !this.opening) this.#after("replace", 0, () => this.open(this.transport));
   }
 
-  /** The network is back, perhaps another one, or somebody looks. */
-  hurry(elsewhere) {
+  hurry() {
     if (this.#timers.has("wait")) this.#after("wait", 300 * Math.random(), () => this.open());
-    else if (elsewhere) this.replace();
-    else this.#watch();
+    else if (this.link) this.#tick((this.link.silent = this.#patience - 1));
   }
 
-  /** The page goes: the grace begins, or with `leaves` all ends at once. */
-  hide(leaves = []) {
-    const last = leaves.length || this.transport === "websocket" ? leaves : [{ type: "bye" }];
+  hide(leaves) {
+    const last = leaves || (this.isHttp ? [{ type: "bye" }] : []);
+    const url = this.url("commands", [["token", this.token]]);
     this.#abandon();
     this.#drop();
     this.#stop(...this.#timers.keys());
-    for (const batch of batches(last)) {
-      globalThis.navigator?.sendBeacon?.(this.url("/v1/commands", [["token", this.token]]), JSON.stringify(batch));
-    }
+    for (const some of chunks(last, 50)) navigator.sendBeacon(url, JSON.stringify(some));
+  }
+
+  // Nothing late of the hidden page can hurt another session.
+  show() {
+    this.session = this.given ?? newSession();
+    this.open();
   }
 
   close(code = 1000, message = "") {
-    if (this.status === "closed") return;
+    if (this.closed) return;
     this.hide();
+    this.closed = true;
     this.#say("closed", { code, message });
   }
 
-  // ---- the links' lives ----
-
-  #welcomed(link, frame) {
+  #welcomed(link, { user, node, idle, ttl_ms = 30_000, ping_ms = 10_000 }) {
     const before = this.link;
-    this.link = link;
-    this.next = null;
+    if (this.transport === "websocket") this.owner.lost();
+    memory[STORED] = this.worked = this.transport = this.opening;
+    this.at = this.names.indexOf(this.worked);
+    this.next = this.opening = undefined;
+    this.link = Object.assign(link, { idle });
     this.#stop("welcome");
     before?.close();
-    if (this.transport === "websocket") this.owner.lost();
-    this.transport = this.#opening;
-    this.#opening = undefined;
-    this.#refused = false;
     this.#failures = 0;
-    this.at = this.names.indexOf(this.transport);
-    store((this.worked = this.transport));
-    this.#welcome = { ...this.#welcome, ...frame };
-    this.#welcomedAt = this.#aliveAt = Date.now();
+    this.#refused = false;
+    this.since = this.aliveAt = Date.now();
+    Object.assign(this, { ttl_ms, ping_ms });
     this.#keep();
-    this.#refreshLater();
-    this.#say("online", { node: frame.node });
-    this.owner.welcome(frame);
-    if (this.#again) this.replace();
+    this.#tick();
+    this.#say("online", { node, user });
+    if (!this.isHttp) link.send(this.owner.hello());
+    else if (this.again) this.replace();
   }
 
-  /** True: there is another transport to try at once. */
+  // Whether there is another transport to try at once.
   #fallBack() {
     if (++this.#failures < (this.worked === this.names[this.at] ? PATIENCE : 1)) return false;
     this.#failures = 0;
@@ -190,100 +173,80 @@ export class Line {
     return this.at > 0;
   }
 
-  #wait(code, message, retryMs) {
-    const delay = this.#backoff.next(retryMs);
-    this.#after("wait", delay, () => this.open());
-    if (!this.link) this.#say("offline", { code, message, retryInMs: Math.round(delay) });
+  #wait(why, least = 0) {
+    const retryInMs = Math.round(least + backoff(this.#attempt++));
+    this.#after("wait", retryInMs, () => this.open());
+    if (!this.link) this.#say("offline", { ...why, retryInMs });
   }
 
   #abandon() {
     this.#turn++;
-    this.#opening = undefined;
     this.#stop("welcome");
     this.next?.close?.();
-    this.next = null;
+    this.next = this.opening = undefined;
   }
 
   #drop() {
     const { link } = this;
-    this.link = this.transport = null;
-    this.#stop("tick", "probe", "better", "refresh");
-    this.#worker?.terminate();
-    this.#worker = null;
-    clearInterval(this.#beating);
+    this.link = this.transport = undefined;
+    this.#stop("tick", "better", "refresh");
+    this.worker?.terminate();
     link?.close();
     this.owner.lost();
   }
 
-  // ---- alive ----
-
   #keep() {
-    const { ping_ms: everyMs } = this.#welcome;
-    if (this.transport !== "websocket") {
-      const headers = { ...this.#bearer(), "Content-Type": "application/json" };
-      const job = { url: this.url("/v1/commands", []), init: { method: "POST", headers, body: '{"type":"beat"}' }, everyMs };
-      this.#beat(job, () => (this.#aliveAt = Date.now()));
-    }
-    this.#after("tick", everyMs, () => this.#tick());
-    if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(0, this.names[0]));
-  }
-
-  #beat(job, tell) {
-    const here = () => (this.#beating = beat(job, tell));
+    this.worker?.terminate();
     try {
-      this.#worker ??= new Worker(new URL("./keeper.js", import.meta.url), { type: "module" });
-      this.#worker.onmessage = tell;
-      this.#worker.onerror = here;
-      this.#worker.postMessage(job);
+      if (this.isHttp) {
+        this.worker = new Worker(new URL("keeper.js", import.meta.url), { type: "module" });
+        this.worker.onmessage = () => (this.aliveAt = Date.now());
+        const init = { method: "POST", headers: this.#headers, body: '{"type":"beat"}' };
+        this.worker.postMessage([this.url("commands", []), init, this.ping_ms]);
+      }
     } catch {
-      here(); // from another origin, or a policy against workers
+      // Forbidden: the page beats.
     }
+    if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(this.names[0]));
+    const refreshMs = this.ask ? refreshIn(this.token) : NaN;
+    if (refreshMs) this.#after("refresh", refreshMs, () => this.#refresh());
   }
 
+  get #patience() {
+    return this.isHttp ? Math.max(3, QUIET_MS / this.ping_ms) : 3;
+  }
+
+  // Silence is counted in ticks: who was frozen has not read yet what is there.
   #tick() {
-    this.#after("tick", this.#welcome.ping_ms, () => this.#tick());
-    this.#watch();
-  }
-
-  // A page that was frozen has not read yet what is there: so ask, and look again.
-  #watch() {
-    const { link } = this;
-    const { heardAt } = link ?? {};
-    if (!(Date.now() - heardAt > link?.silenceMs(this.#welcome.ping_ms)) || this.#timers.has("probe")) return;
-    if (this.transport === "websocket") link.send([{ type: "beat" }]);
-    this.#after("probe", PROBE_MS, () => link.heardAt === heardAt && this.end(link, 1006, "nothing heard"));
-  }
-
-  #refreshLater() {
-    const delay = this.ask ? refreshIn(this.token) : NaN;
-    if (delay) this.#after("refresh", delay, () => this.#refresh());
+    const { link, ping_ms } = this;
+    this.#after("tick", ping_ms, () => this.#tick());
+    if (!link.idle && link.silent++ > this.#patience) this.end(link, { message: "silent" });
+    else if (this.isHttp ? Date.now() - this.aliveAt > 1.5 * ping_ms : link.silent > 2) link.send([{ type: "beat" }]);
   }
 
   async #refresh() {
+    const { link } = this;
     try {
       const token = await this.ask();
       await this.owner.send({ type: "refresh", token });
       this.token = token;
-      this.#keep();
     } catch {
-      // Then it is closed with 4001 in its time, and the next one brings another token.
+      // 4001 will come, and the next link with another token.
     }
-    if (this.link) this.#refreshLater();
+    if (link && link === this.link) this.#keep();
   }
 
-  #bearer() {
-    return { Authorization: `Bearer ${this.token}` };
+  get #headers() {
+    return { Authorization: `Bearer ${this.token}`, "Content-Type": "application/json" };
   }
 
   #say(status, more) {
-    this.status = status;
-    this.owner.changed({ status, transport: this.transport ?? this.#opening, ...more });
+    this.owner.changed({ status, transport: this.transport ?? this.opening, ...more });
   }
 
   #after(name, ms, act) {
     this.#stop(name);
-    const run = () => this.#timers.delete(name) && act();
-    this.#timers.set(name, setTimeout(run, ms));
+    this.#timers.set(name, setTimeout(() => this.#timers.delete(name) && act(), ms));
   }
 
   #stop(...names) {
@@ -294,18 +257,6 @@ export class Line {
   }
 }
 
-function stored() {
-  try {
-    return sessionStorage.getItem(STORED);
-  } catch {
-    return null; // storage may be forbidden
-  }
-}
-
-function store(name) {
-  try {
-    sessionStorage.setItem(STORED, name);
-  } catch {
-    // then the next page begins with the first transport
-  }
+function newSession() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

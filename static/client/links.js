@@ -1,21 +1,12 @@
-// The three wires, with one interface: `send(commands)`, `close()`, `heardAt`; what comes in goes to the line, `host`.
+// The wires. Each link has `send(commands)`, `close()` and `silent`: for so many ticks nothing was heard.
 
-export class WebSocketLink {
-  heardAt = Date.now();
+class WebSocketLink {
+  silent = 0;
 
-  constructor(host) {
-    const socket = new WebSocket(host.url("/v1/ws", [["token", host.token]], "ws"));
-    this.socket = socket;
-    socket.onmessage = ({ data }) => {
-      this.heardAt = Date.now();
-      host.receive(this, JSON.parse(data));
-    };
-    socket.onclose = ({ code, reason }) => host.end(this, code, reason);
-  }
-
-  /** How long it may say nothing. */
-  silenceMs(pingMs) {
-    return 2.5 * pingMs;
+  constructor(line) {
+    this.socket = new WebSocket(line.url("ws", [["token", line.token]], "ws"));
+    this.socket.onmessage = ({ data }) => line.take(this, JSON.parse(data));
+    this.socket.onclose = ({ code, reason }) => line.end(this, { code, message: reason });
   }
 
   send(commands) {
@@ -28,21 +19,18 @@ export class WebSocketLink {
 }
 
 class HttpLink {
-  heardAt = Date.now();
+  silent = 0;
   #posted = Promise.resolve();
   #ended = new AbortController();
 
-  constructor(host) {
-    this.host = host;
-    this.#posted.then(() => this.#start());
-  }
-
-  silenceMs() {
-    return 37_000; // comments come every 15 s, polls wait for 25 s
+  constructor(line) {
+    this.line = line;
+    this.owner = line.owner;
+    this.send(this.owner.hello(true)).then(() => this.#begin()).catch((error) => line.end(this, error));
   }
 
   send(commands) {
-    for (const batch of batches(commands)) this.#posted = this.#posted.then(() => this.#post(batch));
+    for (const some of chunks(commands, 8)) this.#posted = this.#posted.then(() => this.#post(some));
     return this.#posted;
   }
 
@@ -50,95 +38,65 @@ class HttpLink {
     this.#ended.abort();
   }
 
-  async #start() {
-    try {
-      await this.send(this.host.owner.prelude());
-      if (this.host.owner.places().length) await this.run();
-      else this.#rest();
-    } catch ({ closeCode, message, retryMs }) {
-      this.host.end(this, closeCode ?? 1006, message, retryMs);
-    }
+  async #begin() {
+    if (this.owner.places().length) return this.run();
+    await this.line.fetch("commands", [], { method: "POST", body: '{"type":"beat"}' });
+    this.line.take(this, { type: "welcome", idle: true }); // a `join` opens another link
   }
 
-  // No channel, nothing to ask for: the next `join` opens another link.
-  #rest() {
-    this.heardAt = Infinity;
-    this.host.receive(this, { type: "welcome" });
-  }
-
-  get(more, headers) {
-    const places = this.host.owner.places().flatMap(([channel, as, cursor]) => [
-      ["channel", channel],
-      ["as", as],
-      ["cursor", cursor],
-    ]);
-    return this.host.fetch("/v1/events", [...places, ...more], { headers, signal: this.#ended.signal });
+  get(query, headers) {
+    query.push(...this.owner.places().flatMap(Object.entries));
+    return this.line.fetch("events", query, { headers, signal: this.#ended.signal });
   }
 
   async #post(commands) {
-    let replies;
     try {
-      const headers = { "Content-Type": "application/json" };
-      const init = { method: "POST", headers, body: JSON.stringify(commands), signal: AbortSignal.timeout(10_000) };
-      replies = await (await this.host.fetch("/v1/commands", [], init)).json();
-    } catch ({ closeCode = 1006, message, retryMs, refusal }) {
-      if (closeCode === 4001 || this === this.host.next) this.host.end(this, closeCode, message, retryMs);
-      const code = refusal ?? "unavailable";
-      replies = commands.map(({ id }) => ({ type: "error", id, code, message, retry_ms: retryMs }));
+      const init = { method: "POST", body: JSON.stringify(commands), signal: AbortSignal.timeout(10_000) };
+      const replies = await (await this.line.fetch("commands", [], init)).json();
+      replies.forEach((reply) => this.owner.reply(reply));
+    } catch (error) {
+      const { message, refusal: code = "unavailable" } = error;
+      for (const { id } of commands) this.owner.reply({ type: "error", id, code, message });
+      if (this === this.line.next || error.code === 4001) this.line.end(this, error);
     }
-    replies.forEach((reply) => this.host.owner.reply(reply));
   }
 }
 
-/** A stream, read by fetch: unlike EventSource it keeps the token out of the URL and can tell why it was refused. */
-export class SseLink extends HttpLink {
+// Read by fetch: unlike EventSource it keeps the token out of the URL, and hears why it was refused.
+class SseLink extends HttpLink {
   async run() {
     const { body } = await this.get([], { Accept: "text/event-stream" });
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     for (let text = ""; ; ) {
       const { value, done } = await reader.read();
       if (done) throw new Error("the stream ended");
-      this.heardAt = Date.now();
+      this.silent = 0;
       const blocks = (text + value).split("\n\n");
       text = blocks.pop();
       for (const block of blocks) {
         const data = /^data: ([^\n]*)/m.exec(block);
-        if (data) this.host.receive(this, JSON.parse(data[1]));
+        if (data) this.line.take(this, JSON.parse(data[1]));
       }
     }
   }
 }
 
-export class LongPollLink extends HttpLink {
+class LongPollLink extends HttpLink {
   async run() {
-    for (let since; this.host.owner.places().length; ) {
-      const answer = await (await this.get(since ? [["since", since], ["wait", 25]] : [["welcome", 1]])).json();
-      this.heardAt = Date.now();
-      since = answer.next;
-      for (const frame of answer.frames) this.host.receive(this, frame);
-      // What is refused is refused at once: not in a circle.
-      if (answer.frames.some(({ type }) => type === "error")) await new Promise((done) => setTimeout(done, 1000));
+    for (let since; this.owner.places().length; ) {
+      const { next, frames } = await (await this.get([since ? ["since", since] : ["welcome", 1]])).json();
+      since = next;
+      this.silent = 0;
+      for (const frame of frames) this.line.take(this, frame);
+      // What is refused is refused at once, again and again.
+      if (frames.some(({ type }) => type === "error")) await new Promise((done) => setTimeout(done, 1000));
     }
-    this.heardAt = Infinity;
+    this.idle = true;
   }
 }
 
-/** Commands as requests may carry them: up to 50, and 16 KiB. */
-export function batches(commands) {
-  const all = [];
-  let room = 0;
-  for (const command of commands) {
-    room -= sizeOf(command) + 1;
-    if (room < 0 || all.at(-1).length === 50) {
-      all.push([]);
-      room = 16_382 - sizeOf(command);
-    }
-    all.at(-1).push(command);
-  }
-  return all;
-}
+export const LINKS = new Map([["websocket", WebSocketLink], ["sse", SseLink], ["longpoll", LongPollLink]]);
 
-/** Bytes of a command. */
-export function sizeOf(command) {
-  return new Blob([JSON.stringify(command)]).size;
+export function chunks(list, size) {
+  return list.length ? [list.slice(0, size), ...chunks(list.slice(size), size)] : [];
 }
