@@ -54,6 +54,7 @@ async def test_the_page_runs_only_files_of_ours_and_is_in_nobodys_frame(stage: S
 async def test_a_wrong_key_opens_nothing_and_a_right_one_stays_in_memory(browser: Browser, stage: Stage) -> None:
     page = await browser.open(f"{stage.a.url}/console")
     assert await page.flaws() == []
+    await page.screenshot("console-key")
     await page.fill("#key", "wrong-key")
     await page.press("Enter")
     await page.until("document.querySelector('#login-said').textContent.includes('not accepted')")
@@ -140,6 +141,7 @@ async def test_departures_are_on_the_chart_with_their_lag(browser: Browser, alon
     assert "99 % within" in label and "ms" in label
     await page.click("#lag summary")
     assert await page.until("document.querySelectorAll('#lag tbody tr').length") >= 1
+    await page.screenshot("console-departures")
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import pytest
@@ -15,17 +16,33 @@ from tests.support.stage import Stage
 from tests.support.waiting import run_async
 
 GRACE_MS = 2500
+TIMES = {"ttl_ms": 12_000, "grace_ms": GRACE_MS, "ping_ms": 1000}
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 LOOKS = [(size, scheme) for size in ("wide", "phone") for scheme in ("light", "dark")]
 NAMES = "[...document.querySelectorAll('#members .name')].map((one) => one.textContent)"
 ROW = "(name) => [...document.querySelectorAll('#members li')].find((one) => one.querySelector('.name').textContent === name)"
 
 
+@pytest.fixture(scope="module")
+def demo_node(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Node]:
+    """A node that shows the demo page, with a grace that can be watched."""
+    folder = tmp_path_factory.mktemp("demo")
+    node = Node.start(folder, redis_server.url, key_prefix=secrets.token_hex(4), arguments=("--dev",), **TIMES)
+    yield node
+    node.kill()
+    assert not node.complaints()
+
+
 @pytest.fixture
-def demo(nodes_on: Callable[..., list[Node]], redis_server: RedisServer) -> Stage:
-    """One node that shows the demo page, with a grace that can be watched."""
-    times = {"ttl_ms": 12_000, "grace_ms": GRACE_MS, "ping_ms": 1000}
-    return Stage(nodes_on(redis_server.url, 1, arguments=("--dev",), **times), redis_server)
+def demo(demo_node: Node, redis_server: RedisServer) -> Stage:
+    """That node, and a channel of the test's own."""
+    return Stage([demo_node], redis_server)
+
+
+@pytest.fixture
+def own_demo(nodes_on: Callable[..., list[Node]], redis_server: RedisServer) -> Stage:
+    """A node that may be disturbed."""
+    return Stage(nodes_on(redis_server.url, 1, arguments=("--dev",), **TIMES), redis_server)
 
 
 async def _tab(browser: Browser, demo: Stage, user: str, *, more: str = "") -> Page:
@@ -112,7 +129,8 @@ async def test_leaving_and_coming_back_are_one_press_each(browser: Browser, demo
 
 
 @run_async
-async def test_a_lost_server_is_said_and_a_new_one_is_found(browser: Browser, demo: Stage) -> None:
+async def test_a_lost_server_is_said_and_found_again(browser: Browser, own_demo: Stage) -> None:
+    demo = own_demo
     ann = await _tab(browser, demo, "Ann")
     await ann.until("document.querySelector('#status').textContent.startsWith('online')")
 
@@ -122,6 +140,7 @@ async def test_a_lost_server_is_said_and_a_new_one_is_found(browser: Browser, de
     demo.a.pause()
     await ann.until("!document.querySelector('#offline').hidden", within_s=30)
     assert await ann.flaws() == []
+    await ann.screenshot("demo-offline")
     demo.a.resume()
     await ann.command(
         "Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1
