@@ -40,7 +40,7 @@ const people = new People(byId("members"), user, (one) => deadlines.left(one, th
 const trips = [];
 const news = [];
 let channel = null; // while this tab is in it
-let heardAt = now();
+let lostAt = null; // when the connection was lost, while it is
 
 const client = new Presence(location.origin, { token: fetchToken, ...(way ? { transports: [way] } : {}) });
 client.addEventListener("status", ({ detail }) => showStatus(detail));
@@ -91,7 +91,6 @@ function hear(event) {
 }
 
 function draw() {
-  heardAt = now();
   const members = channel?.members ?? new Map();
   people.draw(members);
   say(byId("count"), members.size.toLocaleString("en"));
@@ -106,14 +105,15 @@ function showPlace(inside) {
 
 function showStatus({ status, transport, node, message, retryInMs }) {
   const words = { connecting: "connecting", online: "online", offline: "offline", closed: "closed" };
-  const more = status === "online" ? [WAYS.get(transport) ?? transport, node && `node ${node}`] : [retryInMs && `next try in ${span(retryInMs)}`];
+  const more = status === "online" ? [WAYS.get(transport) ?? transport, node && `node ${node}`] : [retryInMs > 500 && `next try in ${span(retryInMs)}`];
   say(byId("status"), [words[status], ...more].filter(Boolean).join(" · "));
   byId("status").dataset.tone = { online: "here", connecting: "wait" }[status] ?? "gone";
+  lostAt = status === "online" ? null : (lostAt ?? now());
   const away = status === "offline" || status === "closed";
   byId("offline").hidden = !away;
   const why = message ? ` (${message})` : "";
   const hope = status === "closed" ? "Reload the page to come back." : "It comes back by itself.";
-  if (away) say(byId("offline"), `No connection${why}. The list is as it was at ${clock(heardAt)}. ${hope}`);
+  if (away) say(byId("offline"), `No connection${why}. The list is as it was at ${clock(lostAt)}. ${hope}`);
 }
 
 // Once a second, or oftener where a grace is short; not in a hidden tab.

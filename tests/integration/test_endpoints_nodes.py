@@ -111,5 +111,20 @@ async def test_a_killed_node_is_seen_as_silent_and_a_stopped_one_is_not_there(ow
     assert (await _nodes(stage, stays))[stays.name]["listening"]
 
 
+@run_async
+async def test_nodes_of_long_ago_and_of_a_clock_that_was_set_back_are_forgotten(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1)
+    client = stage.redis.client()
+    (key,) = client.keys("*:{p0}:nodes")
+    now_ms = client.time()[0] * 1000
+    for name, age_ms in (("old", 700_000), ("of-the-future", -700_000), ("recent", 300_000)):
+        client.hset(key, name, "\x1f".join((str(now_ms - age_ms), str(now_ms - age_ms), '{"version":"0"}')))
+    assert (await _nodes(stage)).keys() == {stage.a.name, "recent"}
+
+    await stage.start_node()
+
+    assert {name.decode() for name in client.hkeys(key)} == {node.name for node in stage.nodes} | {"recent"}
+
+
 async def _below(number: object, bound: int) -> bool:
     return await number() < bound  # type: ignore[operator]
