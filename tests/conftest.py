@@ -15,7 +15,9 @@ from tornado.ioloop import IOLoop
 
 from tests.support.clients import TRANSPORTS
 from tests.support.deployments import OTHERS, STANDALONE, Deployments, Engine, start_engine
+from tests.support.nginx import Nginx
 from tests.support.node import Node
+from tests.support.programs import need_program
 from tests.support.redis_server import RedisServer
 from tests.support.stage import EngineStageMaker, Stage, StageMaker
 
@@ -103,6 +105,28 @@ def stage(two_nodes: list[Node], deployments: Deployments, engine_kind: str) -> 
     yield Stage(two_nodes, deployments.engine(engine_kind))
     fresh = [node.complaints()[seen:] for node, seen in zip(two_nodes, before, strict=True)]
     assert not any(fresh), fresh
+
+
+@pytest.fixture(scope="session")
+def nginx(
+    redis_server: RedisServer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nginx]:
+    """nginx before three nodes of its own on the shared Redis (`nginx.nodes`), for tests that leave all as it is."""
+    folder, prefix = tmp_path_factory.mktemp("behind-nginx"), secrets.token_hex(4)
+    need_program("nginx")
+    nodes = [Node.launch(folder, redis_server.url, key_prefix=prefix) for _ in range(3)]
+    request.config.stash[LIVE_NODES].extend(nodes)
+    server = Nginx(folder / "nginx", [node.ready().url for node in nodes])
+    server.nodes = nodes
+    yield server
+    server.stop()
+    _end(request.config, nodes)
+
+
+@pytest.fixture
+def front(nginx: Nginx, redis_server: RedisServer) -> Stage:
+    """The three nodes behind nginx, an unused channel, and clients that end with the test."""
+    return Stage(nginx.nodes, redis_server)
 
 
 @pytest.fixture
