@@ -138,8 +138,8 @@ async def test_only_headers_that_nodes_read_get_through_to_them(tmp_path: Path) 
     true = {"Authorization": "Bearer x", "Origin": "http://a.example", "Last-Event-ID": "7"}
     upstream = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with upstream:
-        url = "http://127.0.0.1:{}".format(upstream.sockets[0].getsockname()[1])
-        server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [url])
+        port = upstream.sockets[0].getsockname()[1]
+        server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [f"http://127.0.0.1:{port}"])
         try:
             await request(server.url, "GET", "/v1/events", headers={**lying, **true, "Upgrade": "h2c"})
         finally:

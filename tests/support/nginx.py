@@ -55,7 +55,8 @@ class Nginx:
         shutil.copytree(CONFIGURATION, folder)
         ports = {OUTSIDE: free_port(), INSIDE: free_port(), TLS: free_port()}
         self._adapt(ports, [urlsplit(url).netloc for url in nodes], certificates)
-        self._change(changes or {})
+        for given, own in (changes or {}).items():
+            self.change(given, own)
         self.outside, self.inside = (cast(Node, Door(f"http://127.0.0.1:{ports[door]}")) for door in (OUTSIDE, INSIDE))
         self.tls_url = f"https://127.0.0.1:{ports[TLS]}"
         self._errors = folder / "stderr"
@@ -93,6 +94,13 @@ class Nginx:
         pid = self.process.pid
         return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
+    def change(self, given: str, own: str) -> None:
+        """Replace a text that must be in the configuration; it counts from the next `reload`."""
+        texts = {path: path.read_text("utf-8") for path in self.folder.glob("*.conf")}
+        assert any(given in text for text in texts.values()), f"nowhere in the configuration: {given}"
+        for path, text in texts.items():
+            path.write_text(text.replace(given, own))
+
     def reload(self) -> None:
         """Read the configuration again, as `nginx -s reload` does, and wait for the new workers."""
         before = self.workers()
@@ -117,16 +125,6 @@ class Nginx:
                 text = text.replace("# include tls.conf;", "include tls.conf;")
                 text = text.replace("/etc/nginx/tls/presence", str(certificates / "server"))
             path.write_text(text.replace("http {", "http {\n" + _temporary_paths(self.folder)))
-
-    def _change(self, changes: Mapping[str, str]) -> None:
-        unseen = set(changes)
-        for path in self.folder.iterdir():
-            text = path.read_text("utf-8")
-            unseen -= {given for given in changes if given in text}
-            for given, own in changes.items():
-                text = text.replace(given, own)
-            path.write_text(text)
-        assert not unseen, f"nowhere in the configuration: {unseen}"
 
     def _command(self) -> list[str]:
         return [need_program("nginx"), "-p", str(self.folder), "-e", "stderr", "-c", str(self.folder / "nginx.conf")]

@@ -1,0 +1,193 @@
+"""Nodes behind nginx die and are upgraded: nobody is announced as gone, and nothing is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.exceptions import WebSocketException
+
+from tests.support.clients import TRANSPORTS, Client
+from tests.support.clients.base import ABNORMAL, CommandError
+from tests.support.http import Refused
+from tests.support.nginx import Nginx
+from tests.support.stage import OwnStage, StageMaker
+from tests.support.waiting import eventually, limited, run_async
+
+SETTINGS = {"ttl_ms": 6000, "grace_ms": 2500, "ping_ms": 2000, "drain_ms": 600, "max_commands_per_second": 0}
+TROUBLES = (CommandError, AssertionError, OSError, EOFError, WebSocketException, Refused)
+PUBLISH_EVERY_S = 0.02
+RETRY_S = 0.1
+
+
+class Audience:
+    """Members on every transport who come back whenever they are cut off, and a back end that publishes; all of them
+    by way of nginx."""
+
+    def __init__(self, stage: OwnStage, server: Nginx) -> None:
+        self.stage = stage
+        self.server = server
+        self.members: list[Client] = []
+        self.sent: list[str] = []
+        self.refused = 0
+        self.returns = 0
+        self._over = asyncio.Event()
+
+    async def play(self, trouble: Callable[[], Awaitable[None]], of_each: int = 1) -> None:
+        """Seat them, let the trouble happen while they act, and judge: no leave, each message once and in order."""
+        names = [(kind, f"{kind}-{number}") for kind in TRANSPORTS for number in range(of_each)]
+        for kind, name in names:
+            client = self.stage.sketch(kind, self.server.outside, name)
+            client.ttl_ms = int(SETTINGS["ttl_ms"])
+            await client.connect()
+            await client.join(self.stage.channel)
+            self.members.append(client)
+        acting = [asyncio.create_task(self._publish()), *(asyncio.create_task(self._stay(m)) for m in self.members)]
+        try:
+            await trouble()
+        finally:
+            self._over.set()
+            done = await asyncio.gather(*acting, return_exceptions=True)
+        assert [each for each in done if isinstance(each, BaseException)] == []
+        await self._judge([name for _, name in names])
+
+    async def _publish(self) -> None:
+        while not self._over.is_set():
+            name, key = f"m{len(self.sent)}", {"Idempotency-Key": secrets.token_hex(8)}
+            message = {"name": name, "data": None}
+            path = ("channels", self.stage.channel, "messages")
+            answer = await self.stage.api("POST", *path, json=message, headers=key, node=self.server.inside)
+            if answer.status == 503:
+                self.refused += 1
+                answer = await eventually(lambda p=path, m=message, k=key: self._again(p, m, k), every_s=RETRY_S)  # type: ignore[misc]
+            self.sent.append(name)
+            await asyncio.sleep(PUBLISH_EVERY_S)
+
+    async def _again(self, path: tuple[str, ...], message: dict[str, object], key: dict[str, str]) -> bool:
+        answer = await self.stage.api("POST", *path, json=message, headers=key, node=self.server.inside)
+        return answer.status == 200
+
+    async def _stay(self, client: Client) -> None:
+        while not self._over.is_set():
+            if client.closed is None:
+                await asyncio.sleep(PUBLISH_EVERY_S)
+                continue
+            self.returns += 1
+            try:
+                await client.reconnect()
+            except TROUBLES:
+                client.closed = ABNORMAL
+                await asyncio.sleep(RETRY_S)
+
+    async def _judge(self, names: list[str]) -> None:
+        channel = self.stage.channel
+        await eventually(lambda: all(self._seen(member)[-1:] == self.sent[-1:] for member in self.members), 15)
+        for member in self.members:
+            assert self._seen(member) == self.sent, f"{member!r} missed or repeated something"
+            assert member.events(channel, "leave") == [], "somebody was announced as gone"
+        log = await eventually(lambda: self.stage.log(node=self.server.inside))
+        assert [event for event in log if event["type"] == "leave"] == []
+        assert sorted(await self.stage.roster(node=self.server.inside)) == sorted(names)
+
+    def _seen(self, member: Client) -> list[str]:
+        return [event["name"] for event in member.events(self.stage.channel, "message")]
+
+
+@run_async
+async def test_a_node_killed_in_the_middle_of_polls_and_streams_loses_nothing(
+    own_stage: StageMaker, tmp_path: Path
+) -> None:
+    async with _audience(own_stage, tmp_path) as audience:
+
+        async def kill_two() -> None:
+            for node in audience.stage.nodes[:2]:
+                await _some_are_sent(audience, 15)
+                node.kill()
+            await _some_are_sent(audience, 30)
+
+        await audience.play(kill_two)
+
+
+@run_async
+@limited(90)
+async def test_an_upgrade_of_all_nodes_in_their_places_is_no_leave_and_loses_nothing(
+    own_stage: StageMaker, tmp_path: Path
+) -> None:
+    """As docs/nodes.md says: one node after the other is drained, ends and is started again on its port."""
+    async with _audience(own_stage, tmp_path) as audience:
+        await audience.play(lambda: _restart_each(audience))
+        assert audience.returns >= 2 * len(TRANSPORTS) - 1, "the nodes had no clients"
+
+
+@run_async
+@limited(90)
+async def test_an_upgrade_to_new_nodes_by_a_reload_is_no_leave_and_loses_nothing(
+    own_stage: StageMaker, tmp_path: Path
+) -> None:
+    """As docs/nodes.md says: new nodes are started, nginx is told of them, and only then the old ones are drained."""
+    async with _audience(own_stage, tmp_path) as audience:
+
+        async def replace_all() -> None:
+            old = list(audience.stage.nodes)
+            new = await asyncio.gather(*(audience.stage.start_node() for _ in old))
+            for was, now in zip(old, new, strict=True):
+                audience.server.change(urlsplit(was.url).netloc, urlsplit(now.url).netloc)
+            await asyncio.to_thread(audience.server.reload)
+            await _some_are_sent(audience, 5)
+            assert await asyncio.gather(*(asyncio.to_thread(node.stop) for node in old)) == [0] * len(old)
+            await _some_are_sent(audience, 5)
+
+        await audience.play(replace_all)
+        assert audience.refused == 0, "a back end was refused"
+
+
+@pytest.mark.long
+@run_async
+@limited(240)
+async def test_upgrades_reloads_and_kills_under_load_are_no_leave_and_lose_nothing(
+    own_stage: StageMaker, tmp_path: Path
+) -> None:
+    async with _audience(own_stage, tmp_path) as audience:
+
+        async def everything() -> None:
+            for _ in range(3):
+                await _restart_each(audience)
+                await asyncio.to_thread(audience.server.reload)
+                port = urlsplit(audience.stage.a.url).port
+                audience.stage.a.kill()
+                await _some_are_sent(audience, 20)
+                await _start_at(audience.stage, port)
+
+        await audience.play(everything, of_each=40)
+
+
+@asynccontextmanager
+async def _audience(own_stage: StageMaker, folder: Path) -> AsyncIterator[Audience]:
+    stage = own_stage(nodes=3, **SETTINGS)
+    server = await asyncio.to_thread(Nginx, folder / "nginx", [node.url for node in stage.nodes])
+    try:
+        yield Audience(stage, server)
+    finally:
+        server.stop()
+
+
+async def _restart_each(audience: Audience) -> None:
+    for old in [node for node in audience.stage.nodes if node.running]:
+        await _some_are_sent(audience, 10)
+        assert await asyncio.to_thread(old.stop) == 0
+        await _start_at(audience.stage, urlsplit(old.url).port)
+
+
+async def _start_at(stage: OwnStage, port: int | None) -> None:
+    await stage.start_node(port=port)
+    stage.nodes = [node for node in stage.nodes if node.running]
+
+
+async def _some_are_sent(audience: Audience, count: int) -> None:
+    goal = len(audience.sent) + count
+    await eventually(lambda: len(audience.sent) >= goal, what=f"{count} more messages")
