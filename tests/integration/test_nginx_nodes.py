@@ -47,14 +47,18 @@ class Audience:
             await client.connect()
             await client.join(self.stage.channel)
             self.members.append(client)
-        acting = [asyncio.create_task(self._publish()), *(asyncio.create_task(self._stay(m)) for m in self.members)]
+        publishing = asyncio.create_task(self._publish())
+        staying = [asyncio.create_task(self._stay(member)) for member in self.members]
         try:
             await trouble()
-        finally:
             self._over.set()
-            done = await asyncio.gather(*acting, return_exceptions=True)
-        assert [each for each in done if isinstance(each, BaseException)] == []
-        await self._judge([name for _, name in names])
+            await publishing
+            await self._judge([name for _, name in names])
+        finally:
+            for task in [publishing, *staying]:
+                task.cancel()
+            done = await asyncio.gather(publishing, *staying, return_exceptions=True)
+        assert [each for each in done if isinstance(each, Exception)] == []
 
     async def _publish(self) -> None:
         while not self._over.is_set():
@@ -73,7 +77,7 @@ class Audience:
         return answer.status == 200
 
     async def _stay(self, client: Client) -> None:
-        while not self._over.is_set():
+        while True:
             if client.closed is None:
                 await asyncio.sleep(PUBLISH_EVERY_S)
                 continue
@@ -86,13 +90,18 @@ class Audience:
 
     async def _judge(self, names: list[str]) -> None:
         channel = self.stage.channel
-        await eventually(lambda: all(self._seen(member)[-1:] == self.sent[-1:] for member in self.members), 15)
+        await eventually(lambda: not self._behind(), 15, what="everybody to have seen the last message")
         for member in self.members:
             assert self._seen(member) == self.sent, f"{member!r} missed or repeated something"
             assert member.events(channel, "leave") == [], "somebody was announced as gone"
         log = await eventually(lambda: self.stage.log(node=self.server.inside))
         assert [event for event in log if event["type"] == "leave"] == []
         assert sorted(await self.stage.roster(node=self.server.inside)) == sorted(names)
+
+    def _behind(self) -> list[Client]:
+        behind = [member for member in self.members if self._seen(member)[-1:] != self.sent[-1:]]
+        assert not behind, behind[:3]
+        return behind
 
     def _seen(self, member: Client) -> list[str]:
         return [event["name"] for event in member.events(self.stage.channel, "message")]
