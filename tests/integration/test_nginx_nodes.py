@@ -14,8 +14,10 @@ from websockets.exceptions import WebSocketException
 
 from tests.support.clients import TRANSPORTS, Client
 from tests.support.clients.base import ABNORMAL, CommandError
-from tests.support.http import Refused
-from tests.support.nginx import Nginx
+from tests.support.http import Refused, request
+from tests.support.nginx import Nginx, free_port
+from tests.support.node import Node
+from tests.support.redis_server import RedisServer
 from tests.support.stage import OwnStage, StageMaker
 from tests.support.waiting import eventually, limited, run_async
 
@@ -93,7 +95,8 @@ class Audience:
         await eventually(lambda: not self._behind(), 15, what="everybody to have seen the last message")
         for member in self.members:
             assert self._seen(member) == self.sent, f"{member!r} missed or repeated something"
-            assert member.events(channel, "leave") == [], "somebody was announced as gone"
+            gone = member.events(channel, "leave")
+            assert gone == [], "somebody was announced as gone"
         log = await eventually(lambda: self.stage.log(node=self.server.inside))
         assert [event for event in log if event["type"] == "leave"] == []
         assert sorted(await self.stage.roster(node=self.server.inside)) == sorted(names)
@@ -153,6 +156,24 @@ async def test_an_upgrade_to_new_nodes_by_a_reload_is_no_leave_and_loses_nothing
 
         await audience.play(replace_all)
         assert audience.refused == 0, "a back end was refused"
+
+
+@run_async
+async def test_a_node_takes_no_connection_before_it_can_serve(fresh_redis: RedisServer, tmp_path: Path) -> None:
+    """Else a proxy would take it for one that answers, and let requests wait there."""
+    fresh_redis.client().execute_command("ACL", "SETUSER", "default", "-subscribe")
+    port = free_port()
+    node = Node.launch(tmp_path, fresh_redis.url, port=port)
+    try:
+        await eventually(lambda: "subscription_lost" in node.log.read_text())
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+        fresh_redis.client().execute_command("ACL", "SETUSER", "default", "+subscribe")
+        await asyncio.to_thread(node.ready)
+        assert (await request(node.url, "GET", "/readyz")).status == 200
+    finally:
+        node.kill()
 
 
 @pytest.mark.long
