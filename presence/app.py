@@ -74,7 +74,7 @@ async def _run(settings: Settings, redis_url: str) -> int:
 
 
 def tell_manager(word: str) -> None:
-    """Tell systemd how far this node is (`Type=notify`); who starts it otherwise names no socket, and is told nothing."""
+    """Tell systemd how far this node is (`Type=notify`); who else starts it names no socket, and is told nothing."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -14,7 +14,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from tests.support.clients import TRANSPORTS
-from tests.support.deployments import OTHERS, STANDALONE, Deployments, Engine, start_engine
+from tests.support.deployments import OTHERS, PREFIX, STANDALONE, Deployments, Engine, start_engine
 from tests.support.nginx import Nginx
 from tests.support.node import Node
 from tests.support.programs import need_program
@@ -112,7 +112,7 @@ def nginx(
     redis_server: RedisServer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Nginx]:
     """nginx before three nodes of its own on the shared Redis (`nginx.nodes`), for tests that leave all as it is."""
-    folder, prefix = tmp_path_factory.mktemp("behind-nginx"), secrets.token_hex(4)
+    folder, prefix = tmp_path_factory.mktemp("behind-nginx"), PREFIX + secrets.token_hex(4)
     need_program("nginx")
     nodes = [Node.launch(folder, redis_server.url, key_prefix=prefix) for _ in range(3)]
     request.config.stash[LIVE_NODES].extend(nodes)
@@ -133,7 +133,7 @@ def front(nginx: Nginx, redis_server: RedisServer) -> Stage:
 def nodes_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., list[Node]]]:
     """A factory of nodes that end with the test: `nodes_on(url, 2, ttl_ms=1000)`."""
     started: list[Node] = []
-    prefix = secrets.token_hex(4)
+    prefix = PREFIX + secrets.token_hex(4)
 
     def start(url: str, count: int = 2, **settings: Any) -> list[Node]:
         options = {"key_prefix": prefix, **settings}

@@ -22,7 +22,6 @@ from tests.support.documents import DOCS, ROOT, blocks, fragment
 from tests.support.nginx import free_port
 from tests.support.node import Node
 from tests.support.programs import need_program
-from tests.support.waiting import wait_until
 
 UNIT = DOCS / "systemd" / "presence@.service"
 DOCKER = DOCS / "docker"
