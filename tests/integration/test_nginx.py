@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from tests.support.clients import open_socket
 from tests.support.documents import ROOT
 from tests.support.http import request
 from tests.support.nginx import CONFIGURATION, Nginx
-from tests.support.stage import Stage, StageMaker
+from tests.support.node import Node
+from tests.support.redis_server import RedisServer
+from tests.support.stage import Stage
 from tests.support.waiting import eventually, run_async
 
 ROUNDS = 7
@@ -161,17 +163,19 @@ def test_every_header_that_a_handler_reads_is_let_through() -> None:
 
 
 @run_async
-async def test_a_demo_behind_a_proxy_gives_nobody_a_token(own_stage: StageMaker, tmp_path: Path) -> None:
-    stage = own_stage(nodes=1, arguments=("--dev",))
-    server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [stage.a.url])
+async def test_a_demo_behind_a_proxy_gives_nobody_a_token(
+    front: Stage, nodes_on: Callable[..., list[Node]], redis_server: RedisServer, tmp_path: Path
+) -> None:
+    (demo,) = nodes_on(redis_server.url, 1, arguments=("--dev",))
+    server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [demo.url])
     ask = "/dev/token?user=ann"
     try:
         forged = {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1"}
-        assert (await stage.probe(ask)).status == 200
-        assert (await stage.probe(ask, server.inside)).problem() == (403, "forbidden")
-        assert (await stage.probe(ask, server.inside, headers=forged)).problem() == (403, "forbidden")
-        assert (await stage.probe(ask, server.outside)).problem() == (404, "not_found")
-        assert (await stage.probe("/", server.outside)).problem() == (404, "not_found")
+        assert (await front.probe(ask, demo)).status == 200
+        assert (await front.probe(ask, server.inside)).problem() == (403, "forbidden")
+        assert (await front.probe(ask, server.inside, headers=forged)).problem() == (403, "forbidden")
+        assert (await front.probe(ask, server.outside)).problem() == (404, "not_found")
+        assert (await front.probe("/", server.outside)).problem() == (404, "not_found")
     finally:
         server.stop()
 
