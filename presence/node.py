@@ -154,6 +154,8 @@ class Node:
             await asyncio.sleep(step_s)
         while self.registry.all() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 (many may end it)
             await asyncio.sleep(0.05)
+        if self._server is not None:
+            self._server.stop()  # who is told to come back at once must not come back to this node
         for session in self.registry.all():
             session.shut(CloseCode.DRAIN, "this node is going; come back at once")
         for _ in range(20):

@@ -21,7 +21,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.stage import OwnStage, StageMaker
 from tests.support.waiting import eventually, limited, run_async
 
-SETTINGS = {"ttl_ms": 6000, "grace_ms": 2500, "ping_ms": 2000, "drain_ms": 600, "max_commands_per_second": 0}
+SETTINGS = {"ttl_ms": 6000, "grace_ms": 2500, "ping_ms": 2000, "drain_ms": 400, "max_commands_per_second": 0}
 TROUBLES = (CommandError, AssertionError, OSError, EOFError, WebSocketException, Refused)
 PUBLISH_EVERY_S = 0.02
 RETRY_S = 0.1
@@ -169,6 +169,21 @@ async def test_a_node_takes_no_connection_before_it_can_serve(fresh_redis: Redis
         node.kill()
 
 
+@run_async
+async def test_who_is_closed_at_the_end_of_a_drain_cannot_come_back_to_that_node(own_stage: StageMaker) -> None:
+    stage = own_stage(nodes=1, drain_ms=300)
+    ann = await stage.member("websocket", stage.a, "ann")
+    bob = await stage.member("websocket", stage.a, "bob")
+    bob.freeze()  # so that the node waits for the end of his connection, too
+
+    stage.a.terminate()
+
+    assert await ann.until_closed() == 4200
+    with pytest.raises(OSError):
+        await ann.reconnect()
+    assert stage.a.running
+
+
 @pytest.mark.long
 @run_async
 @limited(240)
@@ -200,7 +215,7 @@ async def _audience(own_stage: StageMaker, folder: Path, nodes: int = 3) -> Asyn
 
 
 async def _restart_each(audience: Audience) -> None:
-    for old in audience.stage.nodes:
+    for old in list(audience.stage.nodes):
         await _some_are_sent(audience, 10)
         assert await asyncio.to_thread(old.stop) == 0
         await _start_at(audience.stage, urlsplit(old.url).port)
