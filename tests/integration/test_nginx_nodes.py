@@ -129,6 +129,7 @@ async def test_killing_a_node_and_upgrading_all_in_their_places_is_no_leave_and_
         assert audience.returns >= 2 * len(TRANSPORTS) - 1, "the nodes had no clients"
 
 
+@pytest.mark.long
 @run_async
 @limited(90)
 async def test_an_upgrade_to_new_nodes_by_a_reload_is_no_leave_and_loses_nothing(
