@@ -92,7 +92,7 @@ class Audience:
 
     async def _judge(self, names: list[str]) -> None:
         channel = self.stage.channel
-        await eventually(lambda: not self._behind(), 15, what="everybody to have seen the last message")
+        await eventually(lambda: not self._behind(), 30, what="everybody to have seen the last message")
         for member in self.members:
             assert self._seen(member) == self.sent, f"{member!r} missed or repeated something"
             gone = member.events(channel, "leave")
@@ -202,7 +202,7 @@ async def test_upgrades_reloads_and_kills_under_load_are_no_leave_and_lose_nothi
                 await _some_are_sent(audience, 20)
                 await _start_at(audience.stage, port)
 
-        await audience.play(everything, of_each=40)
+        await audience.play(everything, of_each=15)
 
 
 @asynccontextmanager
@@ -229,4 +229,4 @@ async def _start_at(stage: OwnStage, port: int | None) -> None:
 
 async def _some_are_sent(audience: Audience, count: int) -> None:
     goal = len(audience.sent) + count
-    await eventually(lambda: len(audience.sent) >= goal, what=f"{count} more messages")
+    await eventually(lambda: len(audience.sent) >= goal, 30, what=f"{count} more messages")
