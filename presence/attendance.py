@@ -12,16 +12,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from presence import __version__
 from presence.codec import compact
 from presence.directory import Directory
 from presence.errors import Unavailable
 from presence.keys import Keys
 from presence.lane import Reply
 from presence.lua import Scripts
+from presence.metrics import Metrics
 
 SAY_S = 1.0
 GOODBYE_S = 0.5
 KEEP_MS = 600_000
+
+Ready = Callable[[], tuple[bool, dict[str, object]]]  # whether this node can serve, and its reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,14 @@ class Attendance:
     """Tells that this node is there, and knows of the others."""
 
     def __init__(
-        self, scripts: Scripts, keys: Keys, directory: Directory, node: str, describe: Callable[[], dict[str, object]]
+        self, scripts: Scripts, keys: Keys, directory: Directory, node: str, ready: Ready, metrics: Metrics
     ) -> None:
-        """`describe` says how this node is."""
         self._scripts = scripts
         self._keys = keys
         self._directory = directory
         self._node = node
-        self._describe = describe
+        self._ready = ready
+        self._metrics = metrics
         self._began = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -83,8 +87,10 @@ class Attendance:
             await self._say()
 
     async def _say(self) -> None:
+        ready, state = self._ready()
+        report = {"version": __version__, "ready": ready, **state, "sessions": self._metrics.connected()}
         with suppress(Unavailable):  # the next second is as good
-            await self._call(self._node, compact(self._describe()))
+            await self._call(self._node, compact(report))
 
     async def _call(self, node: str, report: str) -> Reply:
         running_ms = int((time.monotonic() - self._began) * 1000)

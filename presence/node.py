@@ -15,7 +15,7 @@ from contextlib import suppress
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from presence import __version__, events, logs
+from presence import events, logs
 from presence.addresses import parse_redis_url
 from presence.attendance import Attendance
 from presence.auth import Authenticator
@@ -87,7 +87,7 @@ class Node:
         self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
-        self.attendance = Attendance(self.scripts, self.keys, self.directory, self.name, self._describe)
+        self.attendance = Attendance(self.scripts, self.keys, self.directory, self.name, self.ready, self.metrics)
         self.services = self._make_services()
         self._seen: list[tuple[str, str, int]] = []
         self._evicting = False
@@ -117,8 +117,6 @@ class Node:
         self.broker.start()
         self.expiry.start()
         self._tasks = [loop.create_task(self.wheel.run()), loop.create_task(self._watch())]
-        sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
-        self.port = sockets[0].getsockname()[1]
         waited_s = 0.0
         while not (self.broker.delivering and self.expiry.up and self.expiry.born):
             await asyncio.sleep(0.02)
@@ -127,7 +125,9 @@ class Node:
                 waited_s = 0.0
                 log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
         await self.webhooks.start()
-        await self.attendance.start()
+        # Not before: a proxy takes an open port for a node that answers, and would let requests wait there.
+        sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
+        self.port = sockets[0].getsockname()[1]
         self._server = HTTPServer(
             make_application(self.services),
             max_header_size=32 * 1024,
@@ -136,6 +136,7 @@ class Node:
             body_timeout=20,
         )
         self._server.add_sockets(sockets)
+        await self.attendance.start()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         gc.set_threshold(20_000, 20, 20)
@@ -156,6 +157,8 @@ class Node:
             await asyncio.sleep(step_s)
         while self.registry.all() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 (many may end it)
             await asyncio.sleep(0.05)
+        if self._server is not None:
+            self._server.stop()  # who is told to come back at once must not come back to this node
         for session in self.registry.all():
             session.shut(CloseCode.DRAIN, "this node is going; come back at once")
         for _ in range(20):
@@ -209,11 +212,6 @@ class Node:
             admission=Admission(self.settings.max_connections),
             ready=self.ready,
         )
-
-    def _describe(self) -> dict[str, object]:
-        """How this node is, for people who look at all nodes."""
-        ready, state = self.ready()
-        return {"version": __version__, "ready": ready, **state, "sessions": self.metrics.connected()}
 
     def _connect_parts(self) -> None:
         """Say who tells whom."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 
+from tornado.web import RequestHandler
+
 from presence import codec
 from presence.errors import Forbidden, NotFound
 from presence.handlers.api import page_text
@@ -18,6 +20,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "worker-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
 )
+PROXY_MARKS = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via")
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -30,7 +33,7 @@ KINDS = {
 
 
 class StaticHandler(BaseHandler):
-    """`GET /static/…`: a file of the folder, never one outside it."""
+    """`GET /static/…`: a file of the folder, never one outside it. Browsers ask each time whether it has changed."""
 
     def get(self, name: str) -> None:
         try:
@@ -43,6 +46,11 @@ class StaticHandler(BaseHandler):
         self.set_header("Content-Type", KINDS[path.suffix])
         self.set_header("Cache-Control", "no-cache")
         self.finish(path.read_bytes())
+
+    head = get
+
+    def compute_etag(self) -> str | None:
+        return RequestHandler.compute_etag(self)
 
 
 class PageHandler(BaseHandler):
@@ -77,6 +85,8 @@ class DevHandler(BaseHandler):
     def admit(self) -> None:
         if not ip_address((self.request.remote_ip or "0.0.0.0").partition("%")[0]).is_loopback:
             raise Forbidden("the demo is for this machine only")
+        if any(name in self.request.headers for name in PROXY_MARKS):  # then the proxy is on this machine
+            raise Forbidden("the demo is not for those behind a proxy")
         if self.request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Forbidden("this is given to the demo page only")
 
