@@ -58,7 +58,7 @@ class Node:
         self.settings = settings
         self.redis_url = redis_url
         self.name = secrets.token_hex(4)
-        self.metrics = Metrics()
+        self.metrics = Metrics(max_connections=settings.max_connections, feed_max=settings.feed_max)
         url = parse_redis_url(redis_url)
         self.keys = Keys(settings.key_prefix, settings.partitions, url.database)
         self._guards = [self.keys.script(number)[0] for number in range(settings.partitions)]
@@ -87,6 +87,7 @@ class Node:
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
         self.services = self._make_services()
+        self.metrics.ready.set_function(lambda: self.ready()[0])
         self._seen: list[tuple[str, str, int]] = []
         self._evicting = False
         self._server: HTTPServer | None = None
@@ -281,6 +282,7 @@ class Node:
         servers = {self.topology.home(guard): guard for guard in self._guards}
         with suppress(Unavailable):
             memories = [await self._reads.send(guard, "INFO", "memory") for guard in servers.values()]
+            self.metrics.memory(memories)
             policies = {str(memory.get("maxmemory_policy", "noeviction")) for memory in memories} - {"noeviction"}
             self._evicting = bool(policies)
             if policies:
