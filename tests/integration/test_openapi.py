@@ -88,21 +88,35 @@ def tried_node(tmp_path: Path, nodes_on: Callable[..., list[Node]]) -> Iterator[
 
 
 def test_the_server_answers_as_the_document_says(tried_node: Node, tmp_path: Path) -> None:
+    _try_out(tried_node, tmp_path, "--phases", "examples,coverage", "--mode", "positive")
+
+
+@pytest.mark.long
+def test_the_server_refuses_what_the_document_does_not_allow(tried_node: Node, tmp_path: Path) -> None:
+    _try_out(tried_node, tmp_path, "--phases", "coverage,fuzzing", "--mode", "all", "--max-examples", "20")
+
+
+def _try_out(node: Node, folder: Path, *arguments: str) -> None:
+    """Let schemathesis ask the node, the same questions each time."""
     pytest.importorskip("schemathesis", reason="needs the extra `test`")
-    program = Path(sys.executable).parent / "schemathesis"
     command = [
-        *(str(program), "--config-file", str(ROOT / "tests" / "data" / "schemathesis.toml")),
-        *("run", str(DOCUMENT), "--url", tried_node.url, "--checks", ",".join(CHECKS), "--phases", "examples,coverage"),
-        *("--generation-deterministic", "--no-color", "--warnings", "off", "--request-timeout", "10", "--workers", "2"),
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "tests" / "data" / "schemathesis.toml")),
+        *("run", str(DOCUMENT), "--url", node.url, "--checks", ",".join(CHECKS), *arguments),
+        *("--generation-deterministic", "--no-color", "--warnings", "off", "--request-timeout", "10"),
     ]
-    keys = {"PRESENCE_TEST_KEY": tokens.API_KEY, "PRESENCE_TEST_TOKEN": tokens.make_token("ann")}
+    more = {
+        "PRESENCE_TEST_KEY": tokens.API_KEY,
+        "PRESENCE_TEST_TOKEN": tokens.make_token("ann"),
+        "SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks",
+        "PYTHONPATH": str(ROOT),
+    }
 
     ran = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, **keys}, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=folder, env={**os.environ, **more}, capture_output=True, text=True, timeout=300, check=False
     )
 
     assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr
-    assert tried_node.running
+    assert node.running
 
 
 def _served() -> Iterator[tuple[str, str]]:
