@@ -15,7 +15,7 @@ from presence.commands import VERBS
 from presence.errors import ERRORS, CloseCode
 from tests.support import tokens
 from tests.support.clients import Client, CommandError, Frame
-from tests.support.documents import DOCS, ROOT
+from tests.support.documents import DOCS, ROOT, blocks
 from tests.support.schemas import SHARED, faults, read, shared
 from tests.support.stage import Stage, StageMaker
 from tests.support.waiting import run_async
@@ -99,6 +99,16 @@ def test_every_example_is_as_the_document_says() -> None:
         for example in message["examples"]:
             assert example["payload"]["type"] == message["name"]
             assert not faults(message["payload"], example["payload"]), example
+
+
+def test_the_example_on_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = blocks(DOCS / "reference.md", "python")
+    monkeypatch.chdir(DOCS)
+
+    names: dict[str, Any] = {}
+    exec(example, names)
+
+    assert not names["validator"].is_valid({"type": "reconnect", "in_ms": "soon", "reason": "drain"})
 
 
 @pytest.mark.parametrize(("channel", "verbs"), [("websocket", VERBS), ("commands", POSTED)])
