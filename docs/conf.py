@@ -7,6 +7,9 @@ project = "Presence"
 html_title = "Presence"
 html_theme = "furo"
 html_logo = html_favicon = "_static/presence.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0a6e4c", "color-brand-content": "#0a6e4c"},
     "dark_css_variables": {"color-brand-primary": "#4cc79a", "color-brand-content": "#4cc79a"},
