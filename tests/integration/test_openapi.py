@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openapi_spec_validator import validate
 from tornado.web import RequestHandler
 
 from presence.handlers import DEV_ROUTES, ROUTES
@@ -21,6 +22,7 @@ from tests.support.redis_server import SOONER, RedisServer
 from tests.support.schemas import faults, read
 
 DOCUMENT = DOCS / "openapi.yaml"
+CONFIGURATION = ROOT / "tests" / "data" / "schemathesis.toml"
 METHODS = ("get", "head", "post", "put", "delete", "options", "patch")
 CHECKS = (
     "not_a_server_error",
@@ -43,9 +45,7 @@ allow_private = true
 
 
 def test_the_document_is_an_openapi_document() -> None:
-    validator = pytest.importorskip("openapi_spec_validator", reason="needs the extra `test`")
-
-    validator.validate(read(DOCUMENT), base_uri=DOCUMENT.as_uri())
+    validate(read(DOCUMENT), base_uri=DOCUMENT.as_uri())
 
 
 def test_the_document_has_every_address_and_method_of_the_server_and_no_other() -> None:
@@ -96,15 +96,8 @@ def test_the_server_refuses_what_the_document_does_not_allow(tried_node: Node, t
 
 def _try_out(node: Node, folder: Path, *arguments: str) -> None:
     """Let schemathesis ask the node, the same questions each time."""
-    pytest.importorskip("schemathesis", reason="needs the extra `test`")
     command = [
-        *(
-            sys.executable,
-            "-m",
-            "schemathesis.cli",
-            "--config-file",
-            str(ROOT / "tests" / "data" / "schemathesis.toml"),
-        ),
+        *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION)),
         *("run", str(DOCUMENT), "--url", node.url, "--checks", ",".join(CHECKS), *arguments),
         *("--generation-deterministic", "--no-color", "--warnings", "off", "--request-timeout", "10"),
     ]
