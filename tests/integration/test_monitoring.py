@@ -26,8 +26,9 @@ from tests.support.monitoring import (
     rules,
     selectors,
 )
-from tests.support.stage import Stage
-from tests.support.waiting import run_async
+from tests.support.redis_server import RedisServer
+from tests.support.stage import Stage, StageMaker
+from tests.support.waiting import eventually, run_async
 
 TARGET = {"job", "instance", "le"}  # what Prometheus itself adds, and the edges of histograms
 
@@ -59,14 +60,30 @@ async def test_promtool_has_nothing_against_the_metrics_of_a_node_that_has_worke
 
 @run_async
 async def test_a_node_shows_that_it_is_ready_and_how_its_redis_is(stage: Stage) -> None:
-    page = (await stage.probe("/metrics")).body.decode()
+    shown = await _plain(stage)
 
-    shown = {s.name: s.value for f in text_string_to_metric_families(page) for s in f.samples if not s.labels}
     assert shown["presence_ready"] == 1
     assert shown["presence_redis_memory_bytes"] > 0
     assert shown["presence_redis_seconds_count"] > 0
     assert shown["presence_connections_max"] == 10_000
     assert shown["presence_feed_max"] == 1_000_000
+
+
+@run_async
+async def test_a_node_shows_that_its_redis_may_lose_members_and_how_full_it_is(
+    fresh_redis: RedisServer, own_stage: StageMaker
+) -> None:
+    fresh_redis.client().config_set("maxmemory", 256 << 20)
+    fresh_redis.client().config_set("maxmemory-policy", "allkeys-lru")
+    stage = own_stage(nodes=1)
+
+    async def shown() -> bool:
+        now = await _plain(stage)
+        return (now["presence_ready"], now["presence_redis_memory_max_bytes"]) == (0, 256 << 20)
+
+    await eventually(shown)
+    answer = await stage.probe("/readyz")
+    assert (answer.status, answer.json()["no_eviction"]) == (503, False)
 
 
 def test_the_alert_rules_are_rules() -> None:
@@ -170,6 +187,12 @@ def test_every_question_of_the_dashboard_has_an_answer_once_nodes_are_scraped(tm
     )
 
     promtool("test", "rules", tmp_path / "test.yml")
+
+
+async def _plain(stage: Stage) -> dict[str, float]:
+    """The samples without labels that a node shows now."""
+    page = (await stage.probe("/metrics")).body.decode()
+    return {s.name: s.value for f in text_string_to_metric_families(page) for s in f.samples if not s.labels}
 
 
 def _scraped() -> list[dict[str, str]]:
