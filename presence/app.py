@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from presence import logs
 from presence.embedded import EmbeddedError, EmbeddedServer
@@ -54,7 +57,9 @@ async def _run(settings: Settings, redis_url: str) -> int:
         if starting.done():
             starting.result()
             announce(node)
+            tell_manager("READY=1")
             await waiting
+            tell_manager("STOPPING=1")
             await node.drain()
         else:
             starting.cancel()
@@ -66,6 +71,16 @@ async def _run(settings: Settings, redis_url: str) -> int:
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
     return 0
+
+
+def tell_manager(word: str) -> None:
+    """Tell systemd how far this node is (`Type=notify`); who else starts it names no socket, and is told nothing."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    where = "\0" + address[1:] if address.startswith("@") else address  # "@": in the abstract name space
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(word.encode(), where)
 
 
 def announce(node: Node) -> None:

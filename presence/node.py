@@ -117,8 +117,6 @@ class Node:
         self.broker.start()
         self.expiry.start()
         self._tasks = [loop.create_task(self.wheel.run()), loop.create_task(self._watch())]
-        sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
-        self.port = sockets[0].getsockname()[1]
         waited_s = 0.0
         while not (self.broker.delivering and self.expiry.up and self.expiry.born):
             await asyncio.sleep(0.02)
@@ -127,6 +125,9 @@ class Node:
                 waited_s = 0.0
                 log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
         await self.webhooks.start()
+        # Not before: a proxy takes an open port for a node that answers, and would let requests wait there.
+        sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
+        self.port = sockets[0].getsockname()[1]
         self._server = HTTPServer(
             make_application(self.services),
             max_header_size=32 * 1024,
@@ -155,6 +156,8 @@ class Node:
             await asyncio.sleep(step_s)
         while self.registry.all() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 (many may end it)
             await asyncio.sleep(0.05)
+        if self._server is not None:
+            self._server.stop()  # who is told to come back at once must not come back to this node
         for session in self.registry.all():
             session.shut(CloseCode.DRAIN, "this node is going; come back at once")
         for _ in range(20):

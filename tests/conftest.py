@@ -14,8 +14,10 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from tests.support.clients import TRANSPORTS
-from tests.support.deployments import OTHERS, STANDALONE, Deployments, Engine, start_engine
+from tests.support.deployments import OTHERS, PREFIX, STANDALONE, Deployments, Engine, start_engine
+from tests.support.nginx import Nginx
 from tests.support.node import Node
+from tests.support.programs import need_program
 from tests.support.redis_server import RedisServer
 from tests.support.stage import EngineStageMaker, Stage, StageMaker
 
@@ -105,11 +107,33 @@ def stage(two_nodes: list[Node], deployments: Deployments, engine_kind: str) -> 
     assert not any(fresh), fresh
 
 
+@pytest.fixture(scope="session")
+def nginx(
+    redis_server: RedisServer, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Nginx]:
+    """nginx before three nodes of its own on the shared Redis (`nginx.nodes`), for tests that leave all as it is."""
+    folder, prefix = tmp_path_factory.mktemp("behind-nginx"), PREFIX + secrets.token_hex(4)
+    need_program("nginx")
+    nodes = [Node.launch(folder, redis_server.url, key_prefix=prefix) for _ in range(3)]
+    request.config.stash[LIVE_NODES].extend(nodes)
+    server = Nginx(folder / "nginx", [node.ready().url for node in nodes])
+    server.nodes = nodes
+    yield server
+    server.stop()
+    _end(request.config, nodes)
+
+
+@pytest.fixture
+def front(nginx: Nginx, redis_server: RedisServer) -> Stage:
+    """The three nodes behind nginx, an unused channel, and clients that end with the test."""
+    return Stage(nginx.nodes, redis_server)
+
+
 @pytest.fixture
 def nodes_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., list[Node]]]:
     """A factory of nodes that end with the test: `nodes_on(url, 2, ttl_ms=1000)`."""
     started: list[Node] = []
-    prefix = secrets.token_hex(4)
+    prefix = PREFIX + secrets.token_hex(4)
 
     def start(url: str, count: int = 2, **settings: Any) -> list[Node]:
         options = {"key_prefix": prefix, **settings}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 
+from tornado.web import RequestHandler
+
 from presence import codec
 from presence.errors import Forbidden, NotFound
 from presence.handlers.base import BaseHandler
@@ -12,6 +14,7 @@ from presence.handlers.base import BaseHandler
 HERE = Path(__file__).resolve().parent.parent
 STATIC = next((path for path in (HERE / "static", HERE.parent / "static") if path.is_dir()), HERE / "static")
 DEMO_TOKEN_S = 3600
+PROXY_MARKS = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via")
 KINDS = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -24,7 +27,7 @@ KINDS = {
 
 
 class StaticHandler(BaseHandler):
-    """`GET /static/…`: a file of the folder, never one outside it."""
+    """`GET /static/…`: a file of the folder, never one outside it. Browsers ask each time whether it has changed."""
 
     def get(self, name: str) -> None:
         try:
@@ -37,6 +40,11 @@ class StaticHandler(BaseHandler):
         self.set_header("Content-Type", KINDS[path.suffix])
         self.set_header("Cache-Control", "no-cache")
         self.finish(path.read_bytes())
+
+    head = get
+
+    def compute_etag(self) -> str | None:
+        return RequestHandler.compute_etag(self)
 
 
 class DemoHandler(BaseHandler):
@@ -53,6 +61,8 @@ class DemoTokenHandler(BaseHandler):
     def get(self) -> None:
         if not ip_address((self.request.remote_ip or "0.0.0.0").partition("%")[0]).is_loopback:
             raise Forbidden("demo tokens are given on this machine only")
+        if any(name in self.request.headers for name in PROXY_MARKS):  # then the proxy is on this machine
+            raise Forbidden("demo tokens are not given through a proxy")
         if self.request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Forbidden("demo tokens are given to the demo page only")
         user = codec.name(self.query("user"), "user")

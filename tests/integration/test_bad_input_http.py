@@ -117,7 +117,7 @@ async def test_a_wrong_method_is_405_with_the_methods_that_are_taken(arena: Aren
         "/healthz": {"GET", "HEAD"},
         "/readyz": {"GET", "HEAD"},
         "/metrics": {"GET"},
-        "/static/presence.js": {"GET"},
+        "/static/presence.js": {"GET", "HEAD"},
     }
     for target, methods in taken.items():
         for method in {"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"} - methods:

@@ -1,190 +1,227 @@
-"""The nginx configuration, as it stands in nginx/, in front of two nodes and without stickiness."""
+"""What comes through nginx, as it is configured in nginx/, before three nodes and without stickiness."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support import tokens
-from tests.support.clients import make_client
+from tests.support.clients import open_socket
 from tests.support.documents import ROOT
-from tests.support.http import Refused, request
+from tests.support.http import request
+from tests.support.nginx import CONFIGURATION, Nginx
 from tests.support.node import Node
-from tests.support.programs import need_program
+from tests.support.redis_server import RedisServer
 from tests.support.stage import Stage
 from tests.support.waiting import eventually, run_async
 
-
-class Nginx:
-    """A running nginx whose configuration differs from the repository's in nothing but ports and paths."""
-
-    def __init__(self, folder: Path, nodes: list[Node]) -> None:
-        self.folder = folder
-        port = _free_port()
-        shutil.copytree(ROOT / "nginx", folder)
-        ports = [port, *(urlsplit(node.url).port for node in nodes)]
-        for path in folder.iterdir():
-            text = path.read_text("utf-8").replace("/var/log/nginx", str(folder))
-            for given, own in zip((8080, 8081, 8082), ports, strict=True):
-                text = text.replace(f"127.0.0.1:{given}", f"127.0.0.1:{own}")
-            path.write_text(text.replace("http {", "http {\n" + _temporary_paths(folder)))
-        self.url = f"http://127.0.0.1:{port}"
-        command = [need_program("nginx"), "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
-        # As root its workers would be nobody, who may not enter a test's folder.
-        user = "user root;" if os.geteuid() == 0 else ""
-        command += ["-g", f"daemon off; pid {folder}/pid; {user}"]
-        with (folder / "errors").open("wb") as errors:
-            self.process = subprocess.Popen(command, stderr=errors)
-        self._wait(port)
-
-    @property
-    def node(self) -> Node:
-        """What test clients take for a node: they only need its addresses."""
-        return cast(Node, SimpleNamespace(url=self.url, ws_url=self.url.replace("http", "ws", 1), name="nginx"))
-
-    def log(self) -> str:
-        """What it has noted of requests."""
-        return (self.folder / "presence.log").read_text()
-
-    def stop(self) -> None:
-        """End it, workers included."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(10)
-
-    def _wait(self, port: int) -> None:
-        ends = time.monotonic() + 10
-        while True:
-            assert self.process.poll() is None and time.monotonic() < ends, (self.folder / "errors").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                return
-            except OSError:
-                time.sleep(0.02)
-
-
-@pytest.fixture
-def nginx(two_nodes: list[Node], tmp_path: Path) -> Iterator[Nginx]:
-    """nginx before the module's two nodes."""
-    server = Nginx(tmp_path / "nginx", two_nodes)
-    yield server
-    server.stop()
+ROUNDS = 7
+IDLE_S = 2.5
+SENT_BY_NGINX = {"Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Host", "X-Forwarded-For"}
 
 
 @run_async
-async def test_joins_and_leaves_come_through_on_every_transport(stage: Stage, nginx: Nginx, transport: str) -> None:
-    watcher = await stage.watcher(transport, nginx.node)
-    bob = await stage.member("websocket", nginx.node, "bob")
-    await watcher.event(stage.channel, "join", user="bob")
+async def test_joins_and_leaves_come_through_on_every_transport(front: Stage, nginx: Nginx, transport: str) -> None:
+    watcher = await front.watcher(transport, nginx.outside)
+    bob = await front.member("websocket", nginx.outside, "bob")
+    await watcher.event(front.channel, "join", user="bob")
 
     await bob.drop()
 
-    left = await watcher.event(stage.channel, "leave", user="bob")
+    left = await watcher.event(front.channel, "leave", user="bob")
     assert left["reason"] == "timeout"
 
 
 @run_async
-async def test_requests_of_one_session_reach_both_nodes_and_nothing_is_missed(stage: Stage, nginx: Nginx) -> None:
-    ann = await stage.member("longpoll", nginx.node, "ann")
+async def test_requests_of_one_session_reach_all_nodes_and_nothing_is_missed(
+    front: Stage, nginx: Nginx, transport: str
+) -> None:
+    path = "/v1/ws" if transport == "websocket" else "/v1/events"
+    before = len(nginx.asked(path))
+    ann = await front.member(transport, nginx.outside, "ann")
+    names = [f"m{number}" for number in range(ROUNDS)]
 
-    for number in range(6):
-        await stage.message(f"m{number}")
-        await ann.event(stage.channel, "message", name=f"m{number}")
+    for name in names:
+        await front.message(name)
+        await ann.event(front.channel, "message", name=name)
+        await ann.beat()
+        if transport != "longpoll":
+            await ann.reconnect()
+    await ann.drop()
 
-    served = {line.rsplit("node=", 1)[1].split("/")[0] for line in nginx.log().splitlines() if "/v1/events" in line}
-    assert served == {urlsplit(node.url).netloc for node in stage.nodes}
+    assert [event["name"] for event in ann.events(front.channel, "message")] == names
+    every = {urlsplit(node.url).netloc for node in front.nodes}
+    await eventually(lambda: {asked[-1] for asked in nginx.asked(path)[before:]} == every)
 
 
 @run_async
-async def test_a_page_of_nginxs_own_address_may_connect_and_a_foreign_one_may_not(stage: Stage, nginx: Nginx) -> None:
+async def test_a_reload_of_nginx_cuts_nobody_off_and_loses_nothing(front: Stage, nginx: Nginx, transport: str) -> None:
+    ann = await front.member(transport, nginx.outside, "ann")
+    await ann.parked()
+    old = nginx.workers()
+
+    await asyncio.to_thread(nginx.reload)
+    for number in range(3):
+        await front.message(f"m{number}")
+        await ann.event(front.channel, "message", name=f"m{number}")
+    bob = await front.member(transport, nginx.outside, "bob")
+    await ann.event(front.channel, "join", user="bob")
+
+    assert ann.closed is None
+    assert [frame["type"] for frame in ann.frames].count("welcome") <= 1, "it had to connect again"
+    assert ann.events(front.channel, "leave") == []
+    await asyncio.gather(ann.drop(), bob.drop())
+    await eventually(lambda: not old & nginx.workers(), what="the old workers to go when their last client has gone")
+
+
+@run_async
+async def test_a_page_of_nginxs_own_address_may_connect_and_a_foreign_one_may_not(front: Stage, nginx: Nginx) -> None:
     async def ask(origin: str) -> int:
-        headers = {**tokens.bearer(tokens.make_token("ann")), "Origin": origin}
-        query = {"channel": stage.channel}
-        return (await request(nginx.url, "GET", "/v1/events", query=query, headers=headers)).status
+        return (await front.poll(nginx.outside, "ann", front.channel, headers={"Origin": origin})).status
 
     assert await ask(nginx.url) == 200
     assert await ask("http://elsewhere.example") == 403
 
 
 @run_async
-async def test_tokens_do_not_reach_nginxs_logs(stage: Stage, nginx: Nginx) -> None:
-    token = tokens.make_token("ann")
+async def test_idle_connections_outlive_nginxs_time_out_because_nodes_ping(
+    front: Stage, nginx: Nginx, tmp_path: Path
+) -> None:
+    with _nginx(tmp_path, nginx, {"proxy_read_timeout 75s": "proxy_read_timeout 1500ms"}) as short:
+        ann = await front.member("websocket", short.outside, "ann")
 
-    answer = await request(nginx.url, "GET", "/v1/events", query={"channel": stage.channel, "token": token})
+        await asyncio.sleep(IDLE_S)
 
-    assert answer.status == 200
-    await eventually(lambda: "/v1/events" in nginx.log())
-    assert not [path for path in nginx.folder.iterdir() if path.is_file() and token in path.read_text("utf-8")]
-
-
-@run_async
-async def test_too_large_a_body_is_refused_by_the_node_in_json(stage: Stage, nginx: Nginx) -> None:
-    answer = await stage.api("POST", "heartbeats", body=b" " * (1 << 20) + b"{}", node=nginx.node,
-                             headers={"Content-Type": "application/json"})  # fmt: skip
-
-    assert answer.problem() == (413, "too_large")
+        assert ann.closed is None
+        assert (await ann.beat())["type"] == "ok"
 
 
-@run_async
-async def test_only_the_api_and_the_browser_client_are_open_to_the_outside(stage: Stage, nginx: Nginx) -> None:
-    statuses = [(await stage.probe(path, nginx.node)).status for path in ("/metrics", "/readyz", "/", "/dev/token")]
+def test_time_outs_are_longer_than_whatever_a_node_lets_wait() -> None:
+    from presence.handlers.longpoll import DEFAULT_WAIT_S
+    from presence.handlers.queues import MAX_WAIT_MS
+    from presence.handlers.sse import COMMENT_S
+    from presence.settings import Settings
 
-    assert statuses == [404] * 4
-    assert (await stage.probe("/static/presence.js", nginx.node)).status == 200
+    (timeout_s,) = {int(found) for found in re.findall(r"proxy_(?:read|send)_timeout (\d+)s", _text("proxy.conf"))}
+    longest_s = max(DEFAULT_WAIT_S, MAX_WAIT_MS / 1000, COMMENT_S, Settings().ping_ms / 1000)
+    assert timeout_s >= longest_s + 10
 
 
 @run_async
-async def test_clients_go_on_when_one_of_the_nodes_dies(own_stage: Any, tmp_path: Path) -> None:
-    stage = own_stage(nodes=2)
-    nginx = await asyncio.to_thread(Nginx, tmp_path / "nginx", stage.nodes)
-    try:
-        watcher = await stage.watcher(node=stage.b)
-        ann = await stage.member("longpoll", nginx.node, "ann")
+async def test_who_somebody_is_says_the_token_and_no_header_from_outside(front: Stage, nginx: Nginx) -> None:
+    forged = {"X-User": "root", "X-Forwarded-User": "root", "Forwarded": "for=10.0.0.1", "Cookie": "user=root"}
 
-        stage.a.kill()
-        for number in range(4):
-            await stage.message(f"m{number}", node=stage.b)
-            await ann.event(stage.channel, "message", name=f"m{number}")
+    socket = await open_socket(nginx.outside.ws_url, {}, {**tokens.bearer(tokens.make_token("ann")), **forged})
+    welcome = json.loads(await socket.recv())
+    await socket.close()
 
-        assert not [event for event in await stage.log(node=stage.b) if event["type"] == "leave"]
-        await _comes_back(nginx, "bob")
-        await stage.fence(watcher)
-    finally:
-        nginx.stop()
+    assert welcome["user"] == "ann"
+    assert (await front.poll(nginx.outside, "", front.channel, token="x", headers=forged)).status == 401
 
 
-async def _comes_back(nginx: Nginx, user: str) -> None:
-    """A new connection finds the node that lives."""
-    client = make_client("websocket", nginx.node, user)
+@run_async
+async def test_only_headers_that_nodes_read_get_through_to_them(tmp_path: Path) -> None:
+    heads: list[list[str]] = []
 
-    async def connected() -> bool:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    lying = dict.fromkeys(("X-Real-IP", "X-Forwarded-For", "Forwarded", "X-User", "Via", "Cookie", "Referer"), "a lie")
+    true = {"Authorization": "Bearer x", "Origin": "http://a.example", "Last-Event-ID": "7"}
+    upstream = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with upstream:
+        port = upstream.sockets[0].getsockname()[1]
+        server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [f"http://127.0.0.1:{port}"])
         try:
-            await client.connect()
-        except (Refused, OSError):
-            return False
-        return True
+            await request(server.url, "GET", "/v1/events", headers={**lying, **true, "Upgrade": "h2c"})
+        finally:
+            server.stop()
 
-    await eventually(connected)
-    await client.drop()
-
-
-def _temporary_paths(folder: Path) -> str:
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    return "".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+    (head,) = heads
+    assert "a lie" not in "".join(head)
+    host = {"Host": urlsplit(server.url).netloc, "X-Forwarded-For": "127.0.0.1"}
+    assert dict(line.split(": ", 1) for line in head) == {**true, **host}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def test_every_header_that_a_handler_reads_is_let_through() -> None:
+    handlers = "".join(path.read_text("utf-8") for path in (ROOT / "presence" / "handlers").glob("*.py"))
+    read = set(re.findall(r"headers\.get\(\"([\w-]+)\"", handlers)) - SENT_BY_NGINX
+
+    passed = set(re.findall(r"^proxy_set_header ([\w-]+)", _text("proxy.conf"), re.MULTILINE)) - SENT_BY_NGINX
+    assert read <= passed
+    assert passed - read == {"If-None-Match"}  # this Tornado reads
+
+
+@run_async
+async def test_a_demo_behind_a_proxy_gives_nobody_a_token(
+    front: Stage, nodes_on: Callable[..., list[Node]], redis_server: RedisServer, tmp_path: Path
+) -> None:
+    (demo,) = nodes_on(redis_server.url, 1, arguments=("--dev",))
+    server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [demo.url])
+    ask = "/dev/token?user=ann"
+    try:
+        forged = {"X-Forwarded-For": "127.0.0.1", "X-Real-IP": "127.0.0.1"}
+        assert (await front.probe(ask, demo)).status == 200
+        assert (await front.probe(ask, server.inside)).problem() == (403, "forbidden")
+        assert (await front.probe(ask, server.inside, headers=forged)).problem() == (403, "forbidden")
+        assert (await front.probe(ask, server.outside)).problem() == (404, "not_found")
+        assert (await front.probe("/", server.outside)).problem() == (404, "not_found")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("through", ["nginx", "a node"])
+@run_async
+async def test_a_browser_that_has_a_file_is_told_so_and_gets_it_anew_only_when_it_changed(
+    front: Stage, nginx: Nginx, through: str
+) -> None:
+    door = nginx.outside if through == "nginx" else front.a
+    ask = "/static/presence.js"
+
+    first = await front.probe(ask, door)
+    etag = first.headers["etag"]
+    again = await front.probe(ask, door, headers={"If-None-Match": etag})
+    changed = await front.probe(ask, door, headers={"If-None-Match": '"of another file"'})
+    head = await request(door.url, "HEAD", ask)
+
+    assert first.headers["cache-control"] == "no-cache"
+    assert (again.status, again.body, again.headers["etag"]) == (304, b"", etag)
+    assert (changed.status, changed.body) == (200, first.body)
+    assert (head.status, head.body, head.headers["etag"]) == (200, b"", etag)
+
+
+@run_async
+async def test_files_are_compressed_and_answers_with_events_are_not(front: Stage, nginx: Nginx) -> None:
+    zipping = {"Accept-Encoding": "gzip"}
+
+    file = await front.probe("/static/presence.js", nginx.outside, headers=zipping)
+    known = {**zipping, "If-None-Match": file.headers["etag"]}
+    poll = await front.poll(nginx.outside, "ann", front.channel, headers=zipping)
+
+    assert file.headers["content-encoding"] == "gzip"
+    assert "accept-encoding" in file.headers["vary"].lower()
+    assert (await front.probe("/static/presence.js", nginx.outside, headers=known)).status == 304
+    assert "content-encoding" not in poll.headers
+
+
+@contextmanager
+def _nginx(folder: Path, like: Nginx, changes: dict[str, str]) -> Iterator[Any]:
+    server = Nginx(folder / "nginx", [node.url for node in like.nodes], changes)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _text(name: str) -> str:
+    return (CONFIGURATION / name).read_text("utf-8")

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -21,7 +20,7 @@ from tests.support.deployments import Engine, start_engine
 from tests.support.node import Node
 from tests.support.primaries import primary
 from tests.support.redis_cluster import RedisCluster
-from tests.support.redis_lock import PASSWORDS, Lock, make_certificates
+from tests.support.redis_lock import PASSWORDS, Lock, make_certificates, refusals
 from tests.support.redis_sentinels import RedisSentinels
 from tests.support.redis_server import RedisServer
 from tests.support.stage import OwnStage
@@ -259,13 +258,7 @@ def _servers(engine: Engine) -> list[RedisServer]:
 
 def _refused(engine: Engine) -> list[object]:
     """What any server has refused to any user, be it a node, a replica or a Sentinel."""
-    entries = [entry for server in _servers(engine) for entry in server.client().execute_command("ACL", "LOG")]
-    # The library tells servers from 7.2 its name; 7.0 does not know that right, so the documentation does not give it.
-    return [entry for entry in map(_fields, entries) if entry[b"object"] != b"client|setinfo"]
-
-
-def _fields(entry: Any) -> dict[bytes, object]:
-    return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+    return [entry for server in _servers(engine) for entry in refusals(server.client())]
 
 
 def _warnings(nodes: list[Node]) -> list[str]:

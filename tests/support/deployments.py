@@ -16,12 +16,16 @@ import redis
 import presence.embedded
 from tests.support.node import Node
 from tests.support.redis_cluster import RedisCluster
-from tests.support.redis_lock import Lock
+from tests.support.redis_lock import Lock, refusals
 from tests.support.redis_sentinels import RedisSentinels
 from tests.support.redis_server import RedisServer
 
 STANDALONE = "standalone"
 OTHERS = ("sentinel", "cluster", "valkey")
+LOCKED = ("valkey",)
+"""On these the nodes come in as the user of docs/deploy.md, with no more rights than it lists."""
+PREFIX = "presence:"
+"""What every key prefix begins with: other keys that user may not touch."""
 
 
 class Engine(Protocol):
@@ -60,7 +64,7 @@ class Deployment:
 
     def __init__(self, engine: Engine, directory: Path, noticed: Callable[[Node], Any]) -> None:
         self.engine = engine
-        prefix = secrets.token_hex(4)
+        prefix = PREFIX + secrets.token_hex(4)
         self.nodes = [Node.launch(directory, engine.url, key_prefix=prefix) for _ in range(2)]
         for node in self.nodes:
             noticed(node)
@@ -80,7 +84,8 @@ class Deployments:
     def engine(self, kind: str) -> Engine:
         """The engine of that kind, shared by all tests that leave it as it is."""
         if kind not in self._engines:
-            self._engines[kind] = start_engine(kind, self._make_directory(kind))
+            lock = Lock() if kind in LOCKED else None
+            self._engines[kind] = start_engine(kind, self._make_directory(kind), lock)
         return self._engines[kind]
 
     def deployment(self, kind: str) -> Deployment:
@@ -95,6 +100,8 @@ class Deployments:
         return [node for deployment in self._deployments.values() for node in deployment.nodes]
 
     def stop(self) -> None:
-        """End the engines; the nodes are ended before."""
+        """End the engines; the nodes are ended before. Fail if a locked one has refused anything to anybody."""
+        refused = {kind: refusals(engine.client()) for kind, engine in self._engines.items() if kind in LOCKED}
         for engine in self._engines.values():
             engine.stop()
+        assert not any(refused.values()), f"the rights in docs/deploy.md are not enough: {refused}"

@@ -69,6 +69,7 @@ class Exchange:
         self.writer = writer
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.bodiless = False
 
     @classmethod
     async def open(
@@ -79,6 +80,7 @@ class Exchange:
         assert parts.hostname and parts.port
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         exchange = cls(reader, writer)
+        exchange.bodiless = method == "HEAD"
         lines = {"Host": parts.netloc, "Connection": "close", **headers}
         if body is not None:
             lines.setdefault("Content-Length", str(len(body)))
@@ -98,7 +100,7 @@ class Exchange:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes; ends with it. A body that is cut short raises ConnectionResetError."""
-        if self.status in (204, 304):
+        if self.bodiless or self.status in (204, 304):
             return
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int((await self._line()).split(b";")[0], 16):

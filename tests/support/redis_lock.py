@@ -72,6 +72,17 @@ class Lock:
         return self.certificates / name
 
 
+def refusals(client: Any) -> list[dict[bytes, object]]:
+    """What a server has refused to any user, by its ACL LOG."""
+    entries = [_fields(entry) for entry in client.execute_command("ACL", "LOG")]
+    # The library tells servers from 7.2 its name; 7.0 does not know that right, so the documentation does not give it.
+    return [entry for entry in entries if entry[b"object"] != b"client|setinfo"]
+
+
+def _fields(entry: Any) -> dict[bytes, object]:
+    return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+
+
 def make_certificates(folder: Path) -> Path:
     """An authority, and a certificate of it for servers on the loopback address, under the documentation's names."""
     folder.mkdir(parents=True)

@@ -181,9 +181,9 @@ class OwnStage(Stage):
         self._start = start
         self._settings = settings
 
-    async def start_node(self) -> Node:
+    async def start_node(self, **more: Any) -> Node:
         """One more node. It dies with the pool thread that starts it, which lasts as long as the test's loop."""
-        (node,) = await asyncio.to_thread(self._start, 1, **self._settings)
+        (node,) = await asyncio.to_thread(self._start, 1, **{**self._settings, **more})
         self.nodes.append(node)
         return node
 
