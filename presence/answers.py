@@ -70,13 +70,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """One page of members, as JSON texts."""
+    """One page of members, as JSON texts; `now` in ms by Redis's clock."""
 
     epoch: str
     cursor: str
     count: int
     members: list[str]
     next: str | None
+    now: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ KINDS = {
     "subscribers": "set",
     "subs": "hash",
     "canary": "string",
+    "nodes": "hash",
 }
 
 

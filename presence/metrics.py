@@ -19,6 +19,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from presence import __version__
+
 TRANSPORTS = ("websocket", "sse", "longpoll")
 COMMANDS = ("join", "leave", "set", "publish", "history", "who", "beat", "bye", "refresh", "fetch", "ack")
 EVENT_KINDS = (
@@ -38,7 +40,7 @@ COMMAND_BUCKETS = (0.0005, 0.001, 0.0025, *LAG_BUCKETS)
 class Metrics:
     """The metrics of one node, with a child ready for every label value."""
 
-    def __init__(self, *, max_connections: int = 0, feed_max: int = 0) -> None:
+    def __init__(self, node: str = "", *, max_connections: int = 0, feed_max: int = 0) -> None:
         """The two bounds are settings, shown for comparison."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
@@ -47,6 +49,7 @@ class Metrics:
         self._presence(registry)
         self._health(registry)
         self._bounds(registry, max_connections, feed_max)
+        self._name(registry, node)
         self._backends(registry)
 
     def render(self) -> tuple[bytes, str]:
@@ -60,9 +63,14 @@ class Metrics:
         self.redis_memory.set(used)
         self.redis_memory_most.set(most)
 
+    def connected(self) -> dict[str, int]:
+        """Sessions connected now, by transport."""
+        samples = [sample for family in self._sessions.collect() for sample in family.samples]
+        return {sample.labels["transport"]: int(sample.value) for sample in samples}
+
     def _traffic(self, registry: CollectorRegistry) -> None:
         sessions = Gauge("presence_sessions", "Sessions connected to this node", ["transport"], registry=registry)
-        self.sessions = {name: sessions.labels(name) for name in TRANSPORTS}
+        self._sessions, self.sessions = sessions, {name: sessions.labels(name) for name in TRANSPORTS}
         connections = Counter("presence_connections_total", "Connections opened", ["transport"], registry=registry)
         self.connections = {name: connections.labels(name) for name in TRANSPORTS}
         deliveries = Counter(
@@ -142,6 +150,11 @@ class Metrics:
         """Settings that other metrics are compared with."""
         Gauge("presence_connections_max", "Connections that this node accepts", registry=registry).set(max_connections)
         Gauge("presence_feed_max", "Events that the feed may hold", registry=registry).set(feed_max)
+
+    def _name(self, registry: CollectorRegistry, node: str) -> None:
+        """One series for as long as the process lives: whoever reads through a proxy must know whose page it got."""
+        about = Gauge("presence_node_info", "Whose page this is; always 1", ["node", "version"], registry=registry)
+        about.labels(node, __version__).set(1)
 
     def _backends(self, registry: CollectorRegistry) -> None:
         self.queue_redeliveries = Counter(

@@ -15,8 +15,9 @@ from contextlib import suppress
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
-from presence import events, logs
+from presence import __version__, events, logs
 from presence.addresses import parse_redis_url
+from presence.attendance import Attendance
 from presence.auth import Authenticator
 from presence.broker import Broker
 from presence.doors import make_doors
@@ -59,7 +60,7 @@ class Node:
         self.settings = settings
         self.redis_url = redis_url
         self.name = secrets.token_hex(4)
-        self.metrics = Metrics(max_connections=settings.max_connections, feed_max=settings.feed_max)
+        self.metrics = Metrics(self.name, max_connections=settings.max_connections, feed_max=settings.feed_max)
         url = parse_redis_url(redis_url)
         self.keys = Keys(settings.key_prefix, settings.partitions, url.database)
         self._guards = [self.keys.script(number)[0] for number in range(settings.partitions)]
@@ -88,6 +89,7 @@ class Node:
         self.broker = Broker(self.topology, self._commands, self.keys, self.name, self.metrics)
         self.expiry = Expiry(Scripts(self._sweeps), self.keys, settings, self.metrics, self.broker.hears)
         self.wheel = Wheel()
+        self.attendance = Attendance(self.scripts, self.keys, self.directory, self.name, self._describe)
         self.services = self._make_services()
         self.metrics.ready.set_function(lambda: self.ready()[0])
         self._seen: list[tuple[str, str, int]] = []
@@ -125,6 +127,7 @@ class Node:
                 waited_s = 0.0
                 log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
         await self.webhooks.start()
+        await self.attendance.start()
         # Not before: a proxy takes an open port for a node that answers, and would let requests wait there.
         sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
         self.port = sockets[0].getsockname()[1]
@@ -172,6 +175,7 @@ class Node:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._server.close_all_connections(), 1)
         await self.webhooks.stop()
+        await self.attendance.stop()
         await self.expiry.stop()
         await self.broker.stop()
         await self.registry.stop()
@@ -193,6 +197,7 @@ class Node:
             node=self.name,
             tracker=self.tracker,
             directory=self.directory,
+            attendance=self.attendance,
             past=self.past,
             queues=self.queues,
             inboxes=self.inboxes,
@@ -209,6 +214,11 @@ class Node:
             admission=Admission(self.settings.max_connections),
             ready=self.ready,
         )
+
+    def _describe(self) -> dict[str, object]:
+        """How this node is, for people who look at all nodes."""
+        ready, state = self.ready()
+        return {"version": __version__, "ready": ready, **state, "sessions": self.metrics.connected()}
 
     def _connect_parts(self) -> None:
         """Say who tells whom."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from presence.attendance import Attendance
 from presence.auth import Authenticator
 from presence.directory import Directory
 from presence.doors import Doors
@@ -40,6 +41,7 @@ class Services:
     node: str
     tracker: Tracker
     directory: Directory
+    attendance: Attendance
     past: Past
     queues: Queues
     inboxes: Inboxes

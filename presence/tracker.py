@@ -194,12 +194,13 @@ class Tracker:
         reply = await self._snapshot("view", channel, cursor, SNAPSHOT_LIMIT, "", FRAME_BYTES)
         return view_of(reply[1])
 
-    async def roster(self, channel: str, limit: int, after: str | None) -> Roster:
-        """Members behind `after` in byte order."""
-        reply = await self._snapshot("roster", channel, None, limit, after or "", PAGE_BYTES)
-        epoch, seq, count, following, texts = reply[1:6]
+    async def roster(self, channel: str, limit: int, after: str | None, *, deadlines: bool = False) -> Roster:
+        """Members behind `after` in byte order, if wanted with their deadlines."""
+        what = "deadlines" if deadlines else "roster"
+        reply = await self._snapshot(what, channel, None, limit, after or "", PAGE_BYTES)
+        epoch, seq, count, following, texts, now = reply[1:7]
         cursor = f"{epoch.decode()}:{int(seq)}"
-        return Roster(epoch.decode(), cursor, count, [t.decode() for t in texts], following.decode() or None)
+        return Roster(epoch.decode(), cursor, count, [t.decode() for t in texts], following.decode() or None, int(now))
 
     async def history(self, channel: str, cursor: tuple[str, int] | None, limit: int) -> History:
         """Events after the cursor, without one the last ones; not recovered: none."""

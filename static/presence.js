@@ -1,241 +1,234 @@
-// Browser client of the presence server: one WebSocket, any number of channels, comes back by itself.
-//
-//   const presence = new Presence({ token: async () => (await fetch("/my/token")).text() });
-//   presence.addEventListener("change", ({ detail }) => draw(presence.members(detail.channel)));
-//   presence.join("room:1", { state: { mood: "awake" } });
-//
-// Events of the object: "status" {status, message, final}, "change" {channel, events, recovered},
-// "failure" {code, message, channel}, "inbox" {cursor, events}: messages to this user (none: some were missed; send
-// {type: "fetch"}, as after every "connected"). Members are Maps: a user may be called __proto__.
+// Browser client of the presence server: docs/browser.md.
+import { LINKS } from "./client/links.js";
+import { Line } from "./client/line.js";
+import { Roster } from "./client/roster.js";
 
-import { Roster } from "./roster.js";
+const MOST_PLACES = 20; // of a stream or poll
+const RETRY_MS = 1000;
 
-const FIRST_DELAY_MS = 500;
-const LONGEST_DELAY_MS = 30_000;
-const STORED_SESSION = "presence-session";
+/** Events: `join`, `leave`, `update`, `message` with the wire event as `detail`; `sync`. */
+export class Channel extends EventTarget {
+  #act;
 
-export class Presence extends EventTarget {
-  #url; #token; #session; #socket = null; #timer = null; #beatTimer = null; #refreshTimer = null;
-  #attempt = 0; #opening = 0; #leastDelayMs = 0; #lastFrameAt = 0; #closed = false; #welcomed = false; #lastId = 0;
-  #channels = new Map(); // name -> {as, state, roster}
-  #replies = new Map(); // id -> {resolve, reject}
-
-  // token: a text, or a function (async if it likes) that gives a fresh one each time.
-  constructor({ token, url = websocketUrl(location), session = takeSession() }) {
+  /** @internal */
+  constructor(name, members, act) {
     super();
-    this.#url = url;
-    this.#token = typeof token === "function" ? token : () => token;
-    this.#session = session;
-    globalThis.document?.addEventListener("visibilitychange", () => this.#beat());
-    globalThis.addEventListener?.("online", () => this.#hurry());
-    globalThis.addEventListener?.("pagehide", () => storeSession(this.#session));
-    globalThis.addEventListener?.("pageshow", (event) => event.persisted && this.#resume());
-    this.#open();
+    this.#act = act;
+    /** @readonly @type {string} */
+    this.name = name;
+    /** @readonly @type {Map<string, import("./client/types.js").Member>} */
+    this.members = members;
   }
 
+  /** @returns {number} */
+  get count() {
+    return this.members.size;
+  }
+
+  /** @param {object} state @returns {Promise<void>} */
+  async set(state) {
+    await this.#act("set", { state });
+  }
+
+  /** @param {string} name @param {any} [data] @returns {Promise<void>} */
+  async publish(name, data = null) {
+    await this.#act("publish", { name, data });
+  }
+
+  /** @returns {Promise<void>} */
+  async leave() {
+    await this.#act("leave");
+  }
+}
+
+/** Events: `status`, `error`, `inbox`. */
+export class Presence extends EventTarget {
+  /** @type {import("./client/types.js").Status} */
+  status = "connecting";
+  /** @type {import("./client/types.js").Transport | undefined} */
+  transport;
+  /** @type {string | undefined} */
+  user;
+  #line;
+  #rooms = new Map(); // name -> {name, as, state, dirty, roster, waiting, channel}
+  #later = []; // leaves that the server has not heard of
+  #replies = new Map(); // id -> who waits for it
+  #lastId = 0;
+  #deaf = new AbortController();
+
+  /** @param {string} url @param {import("./client/types.js").Options} options */
+  constructor(url, { token, session, transports = [...LINKS.keys()], leaveOnHide }) {
+    super();
+    if (!transports.every((name) => LINKS.has(name))) throw new TypeError("no such transport");
+    this.#line = new Line(this.#owner(), url, token, transports, session);
+    const on = (target, type, act) => target.addEventListener(type, act, { signal: this.#deaf.signal });
+    on(window, "pagehide", () => {
+      this.#line.hide(leaveOnHide && [...this.#rooms.keys()].map((channel) => ({ type: "leave", channel })));
+    });
+    on(window, "pageshow", ({ persisted }) => persisted && this.#line.show());
+    on(window, "online", () => this.#line.hurry());
+    on(document, "visibilitychange", () => this.#line.hurry());
+  }
+
+  /** @returns {string} */
   get session() {
-    return this.#session;
+    return this.#line.session;
   }
 
-  // Enter a channel (or watch it: {as: "observer"}), now and after every reconnection.
-  join(channel, { as = "member", state } = {}) {
-    const entry = { as, state, roster: new Roster() };
-    this.#channels.set(channel, entry);
-    if (this.#welcomed) this.#sendJoin(channel, entry);
+  /** @param {string} name @param {import("./client/types.js").How} [how] @returns {Promise<Channel>} */
+  async join(name, { state, as = "member" } = {}) {
+    if (this.status === "closed") throw failure("unavailable", "closed");
+    let room = this.#rooms.get(name);
+    if (!room) {
+      room = { name, as, state, dirty: !!state, roster: new Roster(), waiting: [] };
+      room.channel = new Channel(name, room.roster.members, (type, more) => this.#act(room, type, more));
+      this.#rooms.set(name, room);
+      this.#enter(room);
+    } else if (state) await this.#act(room, "set", { state });
+    await whenIn(room);
+    return room.channel;
   }
 
-  // Go now, without grace.
-  leave(channel) {
-    this.#channels.delete(channel);
-    return this.send({ type: "leave", channel });
-  }
-
-  // Replace my state in a channel. Offline it is remembered and goes with the next join.
-  setState(channel, state) {
-    const entry = this.#channels.get(channel);
-    if (entry) entry.state = state;
-    return this.#welcomed ? this.send({ type: "set", channel, state }) : Promise.resolve(null);
-  }
-
-  // Who is there, as far as this client has heard: Map from user to {user, info, state, since}.
-  members(channel) {
-    return this.#channels.get(channel)?.roster.members ?? new Map();
-  }
-
-  // Send any command; the promise has its reply, or fails with an Error that carries `code`.
-  send(command) {
+  /** @param {import("./client/types.js").Frame} command @returns {Promise<any>} */
+  async send(command) {
+    const { link } = this.#line;
+    if (!link) throw failure("unavailable", "offline");
+    if (new Blob([JSON.stringify(command)]).size > 16_000) throw failure("too_large", "over 16 kB");
     return new Promise((resolve, reject) => {
-      if (!this.#welcomed) {
-        reject(failure({ code: "unavailable", message: "not connected" }));
-        return;
-      }
-      const id = ++this.#lastId;
-      this.#replies.set(id, { resolve, reject });
-      this.#socket.send(JSON.stringify({ ...command, id }));
+      const done = (reply) => (reply.type === "error" ? reject(failure(reply.code, reply.message)) : resolve(reply));
+      link.send([this.#numbered(command, done)]);
     });
   }
 
-  // Close for good. Grace starts, unless the channels were left before.
   close() {
-    this.#stop("closed");
+    this.#line.close();
   }
 
-  async #open() {
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    const opening = ++this.#opening;
-    const token = await Promise.resolve().then(this.#token).catch(() => null);
-    if (this.#closed || opening !== this.#opening) return;
-    if (token === null) {
-      this.#comeBack();
-      return;
+  async #act(room, type, more) {
+    const { name: channel, roster } = room;
+    const { link } = this.#line;
+    const command = { type, channel, ...more };
+    if (this.#rooms.get(channel) !== room) throw failure("not_joined", "left");
+    if (type === "set") {
+      room.state = more.state;
+      room.dirty = !link || !roster.synced;
+      if (room.dirty) return whenIn(room);
+    } else if (type === "leave") {
+      this.#drop(room, "not_joined", "left");
+      if (!link) return this.#later.push(command);
     }
-    const query = new URLSearchParams({ session: this.#session, token });
-    const socket = new WebSocket(`${this.#url}?${query}`);
-    this.#forget(); // from here on the older socket, if it still lives, speaks to nobody
-    this.#socket = socket;
-    this.#say("connecting");
-    this.#refreshBefore(token);
-    socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(JSON.parse(data));
-    socket.onclose = ({ code }) => this.#socket === socket && this.#onClose(code);
+    return this.send(command);
   }
 
-  #receive(frame) {
-    this.#lastFrameAt = Date.now();
-    const waiting = frame.id === undefined ? undefined : this.#replies.get(frame.id);
+  #enter(room) {
+    if (this.#rooms.get(room.name) !== room) return;
+    if (this.#line.isHttp) this.#line.replace();
+    else this.#line.link?.send([this.#joinOf(room)]);
+  }
+
+  #joinOf(room) {
+    const { name: channel, as, state, roster } = room;
+    const command = { type: "join", channel, as, cursor: roster.cursor || null, ...(room.dirty && { state }) };
+    room.dirty = false;
+    return this.#numbered(command, (reply) => reply.type === "error" && this.#refused({ ...reply, channel }));
+  }
+
+  #numbered(command, done) {
+    this.#replies.set(++this.#lastId, done);
+    return { ...command, id: this.#lastId };
+  }
+
+  #drop({ name, waiting }, code, message) {
+    this.#rooms.delete(name);
+    for (const { reject } of waiting) reject(failure(code, message));
+    return waiting.length;
+  }
+
+  #owner() {
+    const rooms = () => [...this.#rooms.values()];
+    return {
+      // What a link is told first; a stream or poll names its channels itself.
+      hello: (http) => {
+        const joins = rooms().filter(({ dirty }) => dirty || !http);
+        return [...this.#later.splice(0), ...joins.map((room) => this.#joinOf(room))];
+      },
+      places: () => {
+        for (const { name: channel } of rooms().slice(MOST_PLACES)) {
+          this.#refused({ code: "limit", message: `over ${MOST_PLACES} channels`, channel });
+        }
+        return rooms().map(({ name: channel, as, roster: { cursor } }) => ({ channel, as, cursor }));
+      },
+      take: (frame) => this.#take(frame),
+      reply: (frame) => this.#reply(frame),
+      lost: () => {
+        for (const id of this.#replies.keys()) this.#reply({ type: "error", id, code: "unavailable", message: "cut off" });
+        for (const room of rooms()) room.dirty = !!room.state;
+      },
+      changed: (detail) => {
+        const { status, transport, user = this.user } = detail;
+        Object.assign(this, { status, transport, user });
+        if (status === "closed") {
+          this.#deaf.abort();
+          for (const room of rooms()) this.#drop(room, "unavailable", status);
+        }
+        this.#tell("status", detail);
+      },
+      send: (command) => this.send(command),
+    };
+  }
+
+  #reply(frame) {
+    const done = this.#replies.get(frame.id);
     this.#replies.delete(frame.id);
-    if (frame.type === "error") waiting?.reject(failure(frame));
-    else waiting?.resolve(frame);
-    if (frame.type === "welcome") this.#onWelcome(frame);
-    else if (frame.type === "joined") this.#onJoined(frame);
-    else if (frame.type === "events") this.#onEvents(frame);
-    else if (frame.type === "error") this.#onError(frame);
-    else if (frame.type === "reconnect") this.#timer = setTimeout(() => this.#open(), frame.in_ms);
+    if (done) done(frame);
+    else if (frame.type === "error") this.#refused(frame);
   }
 
-  #onWelcome(frame) {
-    this.#welcomed = true;
-    this.#attempt = 0;
-    this.#leastDelayMs = 0;
-    this.#beatTimer = setInterval(() => this.#beat(2.5 * frame.ping_ms), frame.ping_ms);
-    this.#say("connected", `node ${frame.node}`);
-    for (const [channel, entry] of this.#channels) this.#sendJoin(channel, entry);
-  }
-
-  #sendJoin(channel, entry) {
-    const join = { type: "join", channel, as: entry.as };
-    if (entry.roster.cursor) join.cursor = entry.roster.cursor;
-    if (entry.state !== undefined && entry.as === "member") join.state = entry.state;
-    this.send(join).catch(() => {}); // a refusal is told by the "failure" event
-  }
-
-  #onJoined(frame) {
-    const entry = this.#channels.get(frame.channel);
-    if (!entry) return;
-    entry.roster.take(frame);
-    this.#tell("change", { channel: frame.channel, events: frame.events ?? [], recovered: frame.recovered });
-    if (frame.truncated) this.#readRest(frame.channel, entry.roster, frame.members.at(-1)?.user);
-  }
-
-  #onEvents(frame) {
-    if (frame.channel === "@inbox") this.#tell("inbox", { cursor: frame.cursor, events: frame.events });
-    const entry = this.#channels.get(frame.channel);
-    if (!entry) return;
-    entry.roster.take(frame);
-    this.#tell("change", { channel: frame.channel, events: frame.events, recovered: true });
-  }
-
-  async #readRest(channel, roster, last = "") {
-    const ask = (after) => this.send({ type: "who", channel, limit: 1000, ...(after ? { after } : {}) });
-    const whole = await roster.readRest(last, ask).catch(() => false);
-    if (whole) this.#tell("change", { channel, events: [], recovered: true });
-  }
-
-  #onError(frame) {
-    this.#leastDelayMs = frame.retry_ms ?? 0;
-    if (frame.code === "not_joined" && frame.id === undefined) this.#channels.delete(frame.channel);
-    this.#tell("failure", { code: frame.code, message: frame.message, channel: frame.channel });
-  }
-
-  // 4000–4099: not again in this way; 4200–4299: at once; everything else: after a while.
-  #onClose(code) {
-    if (code === 4001 && this.#welcomed) this.#open(); // the token ran out: the next one may serve
-    else if (code >= 4000 && code < 4100) this.#stop(endings.get(code) ?? `refused (${code})`);
-    else if (code >= 4200 && code < 4300) this.#open();
-    else this.#comeBack();
-  }
-
-  // Full jitter: after a crash ten thousand clients must not come back in the same second.
-  #comeBack() {
-    this.#forget();
-    const span = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#attempt++);
-    const delay = this.#leastDelayMs + Math.random() * span;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#open(), delay);
-    this.#say("waiting", `trying again in ${(delay / 1000).toFixed(1)} s`);
-  }
-
-  // The network is back: no need to wait, but not all at the same instant either.
-  #hurry() {
-    if (this.#closed || this.#socket || !this.#timer) return;
-    this.#attempt = 0;
-    this.#comeBack();
-  }
-
-  // Browsers answer the server's pings without asking the page; this is how the page notices a dead line.
-  #beat(silentMs = Infinity) {
-    if (!this.#welcomed) return;
-    const awake = globalThis.document?.visibilityState !== "hidden"; // hidden pages get their timers late
-    if (awake && Date.now() - this.#lastFrameAt > silentMs) {
-      this.#socket.close();
-      this.#comeBack();
-      return;
+  #take(frame) {
+    const { type, channel, cursor, events, recovered } = frame;
+    const room = this.#rooms.get(channel);
+    if (channel === "@inbox") this.#tell("inbox", { cursor, events });
+    else if (room && (type === "events" || type === "joined")) {
+      this.#announce(room, room.roster.take(frame));
+      if (type === "joined") this.#settle(room, recovered);
     }
-    this.send({ type: "beat" }).catch(() => {});
+    this.#reply(frame);
   }
 
-  #refreshBefore(token) {
-    clearTimeout(this.#refreshTimer);
-    const leftMs = expiry(token) * 1000 - Date.now();
-    if (!(leftMs < 2 ** 31)) return;
-    this.#refreshTimer = setTimeout(() => this.#refresh(), Math.max(1000, 0.8 * leftMs));
-  }
-
-  async #refresh() {
-    try {
-      const token = await this.#token();
-      await this.send({ type: "refresh", token });
-      this.#refreshBefore(token);
-    } catch {
-      // Then the server closes with 4001 in its time, and the next connection brings a new token.
+  #announce(room, news) {
+    for (const event of news) {
+      const { type, user, state } = event;
+      if (type === "update" && user === this.user && room.state) room.state = state; // another tab's, perhaps
+      room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
     }
   }
 
-  #resume() {
-    takeSession();
-    if (!this.#closed) this.#open();
+  async #settle(room, recovered) {
+    const { name: channel, roster } = room;
+    for (let after; (after = roster.after) && this.#rooms.get(channel) === room; ) {
+      try {
+        const page = await this.send({ type: "who", channel, limit: 1000, after });
+        this.#announce(room, roster.page(page, after));
+      } catch {
+        if (!this.#line.link) return; // there will be another snapshot
+        await new Promise((done) => setTimeout(done, RETRY_MS));
+      }
+    }
+    if (!recovered) room.channel.dispatchEvent(new CustomEvent("sync"));
+    if (room.dirty) this.#act(room, "set", room).catch(() => {}); // set meanwhile
+    for (const { resolve } of room.waiting.splice(0)) resolve();
   }
 
-  #forget() {
-    this.#socket = null;
-    this.#welcomed = false;
-    clearInterval(this.#beatTimer);
-    for (const { reject } of this.#replies.values()) reject(failure({ code: "unavailable", message: "cut off" }));
-    this.#replies.clear();
-  }
-
-  #stop(message) {
-    const socket = this.#socket;
-    this.#closed = true;
-    clearTimeout(this.#timer);
-    clearTimeout(this.#refreshTimer);
-    this.#forget();
-    socket?.close(1000);
-    this.#say("stopped", message, true);
-  }
-
-  #say(status, message = "", final = false) {
-    this.#tell("status", { status, message, final });
+  #refused({ code, message, channel, retry_ms }) {
+    const room = this.#rooms.get(channel);
+    const synced = room?.roster.synced;
+    const { isHttp, aliveAt, ttl_ms } = this.#line;
+    if (code === "not_joined" && !synced) return; // of before the `join`, or after the `leave`
+    const lapsed = code === "not_joined" && isHttp && Date.now() - aliveAt > ttl_ms;
+    if (room && (lapsed || code === "unavailable" || (synced && code === "limit" && retry_ms))) {
+      room.dirty = !!room.state;
+      setTimeout(() => this.#enter(room), (retry_ms ?? RETRY_MS) * (1 + Math.random()));
+    } else if (!room || !this.#drop(room, code, message)) this.#tell("error", { code, message, channel });
   }
 
   #tell(type, detail) {
@@ -243,37 +236,10 @@ export class Presence extends EventTarget {
   }
 }
 
-const endings = new Map([
-  [4001, "the token is missing, bad or over"],
-  [4003, "disconnected by the back end"],
-  [4009, "this session is open somewhere else"],
-]);
+async function whenIn({ roster, waiting, dirty }) {
+  if (dirty || !roster.synced) await new Promise((resolve, reject) => waiting.push({ resolve, reject }));
+}
 
-function failure({ code, message }) {
+function failure(code, message) {
   return Object.assign(new Error(message), { code });
-}
-
-function websocketUrl({ protocol, host }) {
-  return `${protocol === "https:" ? "wss" : "ws"}://${host}/v1/ws`;
-}
-
-// Seconds since 1970, or NaN where the token does not tell.
-function expiry(token) {
-  try {
-    return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).exp ?? NaN;
-  } catch {
-    return NaN;
-  }
-}
-
-// A reload keeps its session: the id is stored as the page goes, and taken out as it comes. It is not stored in
-// between, because a duplicated tab gets a copy of the storage, and two tabs would fight over one session.
-function takeSession() {
-  const stored = globalThis.sessionStorage?.getItem(STORED_SESSION);
-  globalThis.sessionStorage?.removeItem(STORED_SESSION);
-  return stored ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), (n) => n.toString(16).padStart(2, "0")).join("");
-}
-
-function storeSession(session) {
-  globalThis.sessionStorage?.setItem(STORED_SESSION, session);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.web import Application
 
-from presence.handlers import api, commands, inboxes, longpoll, ops, pages, queues, webhooks, websocket
+from presence.handlers import api, commands, inboxes, longpoll, nodes, ops, pages, queues, webhooks, websocket
 from presence.handlers.base import NotFoundHandler
 from presence.services import Services
 
@@ -20,6 +20,7 @@ ROUTES = [
     (r"/v1/channels/([^/]*)/messages", api.MessagesHandler),
     (r"/v1/channels/([^/]*)/subscribers/([^/]*)", inboxes.SubscriberHandler),
     (r"/v1/heartbeats", api.HeartbeatsHandler),
+    (r"/v1/nodes", nodes.NodesHandler),
     (r"/v1/users/query", api.UsersQueryHandler),
     (r"/v1/users/([^/]*)", api.UserHandler),
     (r"/v1/users/([^/]*)/disconnect", api.DisconnectHandler),
@@ -37,9 +38,14 @@ ROUTES = [
     (r"/healthz", ops.HealthHandler),
     (r"/readyz", ops.ReadyHandler),
     (r"/metrics", ops.MetricsHandler),
+    (r"/console", pages.ConsoleHandler),
     (r"/static/(.+)", pages.StaticHandler),
 ]
-DEV_ROUTES = [(r"/", pages.DemoHandler), (r"/dev/token", pages.DemoTokenHandler)]
+DEV_ROUTES = [
+    (r"/", pages.DemoHandler),
+    (r"/dev/token", pages.DemoTokenHandler),
+    (r"/dev/deadlines", pages.DemoDeadlinesHandler),
+]
 
 
 def make_application(services: Services) -> Application:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from presence import codec, events
+from presence.answers import Roster
 from presence.directory import UserPresence
 from presence.doors import Doors
 from presence.errors import BadRequest, Forbidden, PresenceError
@@ -82,9 +83,9 @@ class MembersHandler(ApiHandler):
     """`/v1/channels/{C}/members`"""
 
     async def get(self, channel: str) -> None:
-        page = await self.services.tracker.roster(channel, self.limit(), self.after())
-        head = {"channel": channel, "epoch": page.epoch, "cursor": page.cursor, "count": page.count}
-        self.write_json_text(page_text(head, "members", page.members, page.next))
+        deadlines = self.flag("deadlines")
+        page = await self.services.tracker.roster(channel, self.limit(), self.after(), deadlines=deadlines)
+        self.write_json_text(roster_text(channel, page, deadlines))
 
 
 class ChannelHandler(ApiHandler):
@@ -191,6 +192,12 @@ class DisconnectHandler(ApiHandler):
         channel = codec.channel_name(body["channel"]) if "channel" in body else None
         sessions = await self.doors(body).directory.disconnect(user, channel)
         self.write_json_text(codec.compact({"sessions": sessions}))
+
+
+def roster_text(channel: str, page: Roster, deadlines: bool) -> str:
+    """A page of members; with their deadlines it says also what time it is for Redis."""
+    head: dict[str, object] = {"channel": channel, "epoch": page.epoch, "cursor": page.cursor, "count": page.count}
+    return page_text(head | ({"now": page.now} if deadlines else {}), "members", page.members, page.next)
 
 
 def _heartbeat(item: object) -> tuple[str, str, str] | PresenceError:

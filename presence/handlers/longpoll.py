@@ -8,8 +8,10 @@ answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from presence import codec, events, streams
 from presence.answers import Replaced
@@ -30,6 +32,14 @@ DEFAULT_WAIT_S = 25.0
 JOINED_BYTES = 256 << 10  # the most that one `joined` frame may have
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a request enters a channel, and from where it goes on if no `since` knows that."""
+
+    role: str
+    cursor: tuple[str, int] | None
+
+
 def _mailbox(channels: int) -> Mailbox:
     """With room for a roster of each channel: until all are entered nobody can read any."""
     return Mailbox(max_bytes=MAX_BYTES + channels * JOINED_BYTES)
@@ -43,7 +53,8 @@ class EventsHandler(ClientHandler):
 
     async def get(self) -> None:
         identity = self.services.auth.client(self.token())
-        channels, role = self._channels(), self._role()
+        wishes = self._wishes()
+        channels = list(wishes)
         session_id, wait_s = self.session_id(), self.wait_s()
         streaming = "text/event-stream" in self.request.headers.get("Accept", "")
         last_id = self.request.headers.get("Last-Event-ID") if streaming else None
@@ -65,10 +76,10 @@ class EventsHandler(ClientHandler):
                 await session.open()  # replaced already: then all it is told is that
             if place is not None and session.kicked_number >= place.number:  # between two polls: it was not there
                 session.disconnected()
-            if streaming:
+            if streaming or self.query("welcome") is not None:
                 session.greet()
             if not session.ended:
-                await self._enter_all(session, channels, role, known)
+                await self._enter_all(session, wishes, known)
                 await self._hear_of_inbox(session)
                 session.alive()
         except BaseException:
@@ -100,11 +111,22 @@ class EventsHandler(ClientHandler):
             codec.name(channels[0], "channel")
         return channels
 
-    def _role(self) -> str:
-        role = self.query("as") or "member"
-        if role not in ("member", "observer"):
+    def _wishes(self) -> dict[str, Wish]:
+        """What is wished of each channel: `as` may be said once for all, `as` and `cursor` once for each."""
+        channels, named = self._channels(), self.query_all("channel")
+        roles = [role or "member" for role in self.query_all("as")] or ["member"]
+        cursors = self.query_all("cursor") or [""]
+        for name, values in (("as", roles), ("cursor", cursors)):
+            if len(values) not in (1, len(named)):
+                raise BadRequest(f"{name} is given once, or once for each channel")
+        if not {"member", "observer"}.issuperset(roles):
             raise BadRequest("as must be member or observer")
-        return role
+        if len(cursors) == 1 and cursors[0] and len(named) > 1:
+            raise BadRequest("cursor is given once for each channel")
+        seen = [events.parse_cursor(cursor or None) for cursor in cursors]
+        wishes = zip(named, itertools.cycle(roles), itertools.cycle(seen), strict=False)
+        chosen = {name: Wish(role, cursor) for name, role, cursor in wishes}
+        return {channel: chosen[channel] for channel in channels}
 
     async def _is_replaced(self, user: str, session_id: str, place: streams.Next, known: Known) -> bool:
         with self._living_on(user, session_id, known):
@@ -130,20 +152,20 @@ class EventsHandler(ClientHandler):
                     self.services.tracker.heartbeats.show_life(channel, user, session_id)
             raise
 
-    async def _enter_all(self, session: Session, channels: list[str], role: str, known: Known) -> None:
-        entering = (self._enter(session, channel, role, known.get(channel)) for channel in channels)
+    async def _enter_all(self, session: Session, wishes: Mapping[str, Wish], known: Known) -> None:
+        entering = (self._enter(session, channel, wish, known.get(channel)) for channel, wish in wishes.items())
         await asyncio.gather(*entering)
 
-    async def _enter(self, session: Session, channel: str, role: str, known: tuple[str, int] | None) -> None:
+    async def _enter(self, session: Session, channel: str, wish: Wish, known: tuple[str, int] | None) -> None:
         going_on = known is not None
         joined_since = channel in session.carried or channel in session.watched
         try:
             codec.channel_name(channel)
             if going_on and (channel in session.left or (known == LEFT and not joined_since)):
                 raise NotJoined("this session has left the channel; join it again")
-            cursor = known if known != LEFT and known and known[0] else None
+            cursor = wish.cursor if known is None else known if known != LEFT and known[0] else None
             as_events = going_on and session.transport == "longpoll"
-            await enter(session, channel, role, cursor, "", None, revive=going_on, as_events=as_events)
+            await enter(session, channel, wish.role, cursor, "", None, revive=going_on, as_events=as_events)
         except Replaced:
             session.shut(CloseCode.REPLACED, "replaced by a newer connection of this session")
         except PresenceError as problem:

@@ -1,4 +1,4 @@
-"""The demo page and the browser client's files; `/` and `/dev/token` exist with --dev only."""
+"""The pages and the browser client's files; `/` and `/dev/…` exist with --dev only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ from tornado.web import RequestHandler
 
 from presence import codec
 from presence.errors import Forbidden, NotFound
+from presence.handlers.api import page_text
 from presence.handlers.base import BaseHandler
 
 HERE = Path(__file__).resolve().parent.parent
 STATIC = next((path for path in (HERE / "static", HERE.parent / "static") if path.is_dir()), HERE / "static")
 DEMO_TOKEN_S = 3600
+DEMO_MEMBERS = 200
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "worker-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
+)
 PROXY_MARKS = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via")
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -47,25 +53,65 @@ class StaticHandler(BaseHandler):
         return RequestHandler.compute_etag(self)
 
 
-class DemoHandler(BaseHandler):
-    """`GET /`: the demo page."""
+class PageHandler(BaseHandler):
+    """A page that loads nothing from elsewhere, runs nothing that is not a file of ours, and is in nobody's frame."""
+
+    file = ""
 
     def get(self) -> None:
         self.set_header("Content-Type", KINDS[".html"])
-        self.finish((STATIC / "index.html").read_bytes())
+        self.set_header("Content-Security-Policy", POLICY)
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.finish((STATIC / self.file).read_bytes())
+
+    head = get
 
 
-class DemoTokenHandler(BaseHandler):
-    """`GET /dev/token?user=NAME`: a token for the demo page, to callers on this machine only."""
+class DemoHandler(PageHandler):
+    """`GET /`: the demo page."""
+
+    file = "index.html"
+
+
+class ConsoleHandler(PageHandler):
+    """`GET /console`: the console. It holds nothing secret: what it shows it asks for with the key of who looks."""
+
+    file = "console.html"
+
+
+class DevHandler(BaseHandler):
+    """What the demo page asks for, given to this machine only, and not to pages of other sites."""
+
+    def admit(self) -> None:
+        if not ip_address((self.request.remote_ip or "0.0.0.0").partition("%")[0]).is_loopback:
+            raise Forbidden("the demo is for this machine only")
+        if any(name in self.request.headers for name in PROXY_MARKS):  # then the proxy is on this machine
+            raise Forbidden("the demo is not for those who come through a proxy")
+        if self.request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+            raise Forbidden("this is given to the demo page only")
+
+
+class DemoTokenHandler(DevHandler):
+    """`GET /dev/token?user=NAME`: a token for the demo page."""
 
     def get(self) -> None:
-        if not ip_address((self.request.remote_ip or "0.0.0.0").partition("%")[0]).is_loopback:
-            raise Forbidden("demo tokens are given on this machine only")
-        if any(name in self.request.headers for name in PROXY_MARKS):  # then the proxy is on this machine
-            raise Forbidden("demo tokens are not given through a proxy")
-        if self.request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            raise Forbidden("demo tokens are given to the demo page only")
         user = codec.name(self.query("user"), "user")
         grants = {"*": ["join", "see", "publish", "history"]}
         token = self.services.auth.make_token(user, grants, DEMO_TOKEN_S)
         self.write_json_text(codec.compact({"token": token}))
+
+
+class DemoDeadlinesHandler(DevHandler):
+    """`GET /dev/deadlines?channel=C`: when each member would go, for the demo page to show what nobody is told."""
+
+    async def get(self) -> None:
+        channel = codec.channel_name(self.query("channel"))
+        page = await self.services.tracker.roster(channel, DEMO_MEMBERS, None, deadlines=True)
+        settings = self.services.settings
+        head: dict[str, object] = {
+            "now": page.now,
+            "grace_ms": settings.grace_ms,
+            "ttl_ms": settings.ttl_ms,
+            "ping_ms": settings.ping_ms,
+        }
+        self.write_json_text(page_text(head, "members", page.members))

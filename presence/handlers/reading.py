@@ -68,6 +68,13 @@ class ReadingHandler(RequestHandler):
         except BadName as error:
             raise BadRequest(error.message) from None
 
+    def flag(self, name: str) -> bool:
+        """Whether the query has `name=true`."""
+        text = self.query(name)
+        if text not in (None, "true", "false"):
+            raise BadRequest(f"{name} must be true or false")
+        return text == "true"
+
     def wait_s(self) -> float | None:
         text = self.query("wait")
         if text is None:

@@ -48,6 +48,7 @@ PARTS = {
     "queue_bury": ("_feed", "_bury"),
     "queue_rewind": ("_feed",),
     "lead": (),
+    "attend": (),
 }
 
 

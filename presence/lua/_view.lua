@@ -1,8 +1,17 @@
 -- Put before the scripts that show a channel: roster, history and position are read at one instant.
 
-local function member_text(member)
+local function member_text(member, more)
   return '{"user":' .. member.json .. ',"info":' .. member.info .. ',"state":' .. member.state
-    .. ',"sessions":' .. #member.ids .. ',"since":' .. member.since .. '}'
+    .. ',"sessions":' .. #member.ids .. ',"since":' .. member.since .. (more or '') .. '}'
+end
+
+-- The member's last deadline: when they go, if none of their sessions shows life before.
+local function deadline_text(channel, user, member)
+  local last = 0
+  for _, id in ipairs(member.ids) do
+    last = math.max(last, tonumber(redis.call('ZSCORE', base .. 'due', entry_of(channel, user, id)) or 0))
+  end
+  return ',"expires_at":' .. int(last)
 end
 
 -- Where the channel stands: epoch, seq. A channel nobody spoke of yet gets its epoch here, so that the first
@@ -45,7 +54,7 @@ local function events_between(channel, seq, last, max_bytes)
 end
 
 -- Up to `limit` members in byte order behind `after`; more: whether any are left out.
-local function members_after(channel, after, limit, max_bytes)
+local function members_after(channel, after, limit, max_bytes, deadlines)
   local from = after == '' and '-' or '(' .. after
   local users = redis.call('ZRANGEBYLEX', base .. 'roster:' .. channel, from, '+', 'LIMIT', 0, limit + 1)
   local texts, bytes, last = {}, 0, ''
@@ -55,7 +64,7 @@ local function members_after(channel, after, limit, max_bytes)
       return texts, last, true
     end
     if member then
-      local text = member_text(member)
+      local text = member_text(member, deadlines and deadline_text(channel, user, member))
       bytes = bytes + #text + 1
       if bytes > max_bytes then
         return texts, last, true

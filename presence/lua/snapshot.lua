@@ -1,10 +1,10 @@
 -- Read a channel without entering it: what an observer is shown, a page of the roster, or past events.
 -- KEYS: 1 guard, 2 never
--- ARGV: 1 what (view, roster, history), 2 channel, 3 cursor epoch, 4 cursor seq, 5 limit, 6 after (a user),
+-- ARGV: 1 what (view, roster, deadlines: a roster with them, history), 2 channel, 3 cursor epoch, 4 cursor seq, 5 limit, 6 after (a user),
 --       7 max bytes, 8 keep_ms
 -- Returns: {'settling'} or
 --          view    {'ok', {epoch, seq, recovered, count, truncated, texts}}
---          roster  {'ok', epoch, seq, count, next user or '', texts}
+--          roster  {'ok', epoch, seq, count, next user or '', texts, now}
 --          history {'ok', epoch, seq of the last event given, recovered, texts}
 
 local what, channel, limit, max_bytes, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[7]), ARGV[8]
@@ -16,9 +16,9 @@ if what == 'view' then
 end
 
 local epoch, seq = position(channel, keep_ms, false)
-if what == 'roster' then
-  local texts, last, more = members_after(channel, ARGV[6], limit, max_bytes)
-  return {'ok', epoch, int(seq), redis.call('ZCARD', base .. 'roster:' .. channel), more and last or '', texts}
+if what == 'roster' or what == 'deadlines' then
+  local texts, last, more = members_after(channel, ARGV[6], limit, max_bytes, what == 'deadlines')
+  return {'ok', epoch, int(seq), redis.call('ZCARD', base .. 'roster:' .. channel), more and last or '', texts, int(now)}
 end
 
 local log = base .. 'log:' .. channel

@@ -39,6 +39,7 @@ NAMES = {
     "presence_webhook_lag_seconds",
     "presence_states_restored",
     "presence_archive_reads",
+    "presence_node_info",
 }
 
 

@@ -1,0 +1,262 @@
+// Opening, falling back, coming back, keeping alive. One link serves; another may be opened in its place.
+import { backoff, refreshIn } from "./backoff.js";
+import { chunks, LINKS } from "./links.js";
+
+const STORED = "presence-transport";
+const PATIENCE = 3; // failures in a row before what worked is left
+const WELCOME_MS = 6000;
+const STEADY_MS = 5000;
+const QUIET_MS = 37_000; // a stream says something every 15 s, a poll every 25 s
+const BETTER_MS = 300_000;
+
+let memory = {};
+try {
+  memory = sessionStorage;
+} catch {
+  // Forbidden.
+}
+
+export class Line {
+  #timers = new Map();
+  #turn = 0;
+  #attempt = 0;
+  #failures = 0;
+  #refused = false;
+
+  constructor(owner, url, token, names, session) {
+    this.owner = owner;
+    this.given = session;
+    this.base = url;
+    this.token = token;
+    this.ask = typeof token === "function" && token;
+    this.names = names;
+    this.worked = memory[STORED];
+    this.at = Math.max(0, names.indexOf(this.worked));
+    this.session = session ?? newSession();
+    queueMicrotask(() => this.open());
+  }
+
+  get isHttp() {
+    return (this.transport ?? this.opening) !== "websocket";
+  }
+
+  url(path, query, scheme = "http") {
+    const url = new URL(this.base, location.href);
+    url.protocol = scheme + (/s:$/.test(url.protocol) ? "s" : "");
+    url.pathname = url.pathname.replace(/\/?$/, "/v1/") + path;
+    url.search = String(new URLSearchParams([["session", this.session], ...query]));
+    return url.href;
+  }
+
+  async fetch(path, query, init) {
+    const response = await fetch(this.url(path, query), { ...init, headers: { ...this.#headers, ...init.headers } });
+    const { status } = response;
+    if (status === 200) {
+      this.aliveAt = Date.now();
+      return response;
+    }
+    const { code: refusal, detail, retry_ms } = await response.json().catch(() => ({}));
+    const code = !refusal ? 1006 : status === 401 ? 4001 : status < 500 ? 4000 : 4100;
+    throw Object.assign(new Error(detail ?? `HTTP ${status}`), { refusal, code, retry_ms });
+  }
+
+  take(link, frame) {
+    const { type } = frame;
+    if (link !== this.link && link !== this.next) return;
+    link.silent = 0;
+    if (type === "welcome") this.#welcomed(link, frame);
+    else if (type === "close") this.end(link, frame);
+    else if (type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
+    else this.owner.take(frame);
+  }
+
+  end(link, { code, message, retry_ms = 0 }) {
+    const replaced = code === 4009 && !this.given; // by a late request of our own
+    const final = code >= 4000 && code < 4100 && !replaced;
+    if (link === this.next) {
+      const better = this.opening !== this.names[this.at];
+      this.#abandon();
+      if (this.link && better && !final) return;
+      if (!(code >= 4000) && this.#fallBack() && !this.link) return this.open();
+    } else if (link === this.link) {
+      this.#drop();
+      if (Date.now() - this.since > STEADY_MS) this.#attempt = 0;
+      if (this.opening && (!final || code === 4009)) return this.#say("connecting");
+    } else return;
+    const another = code === 4001 && this.ask && !this.#refused;
+    if (another) this.#refused = true;
+    if (final && !another) this.close(code, message);
+    else if ((another || (code >= 4200 && code < 4300)) && !this.#attempt++) this.open();
+    else this.#wait({ code, message }, retry_ms);
+  }
+
+  async open(name = this.names[this.at]) {
+    this.#abandon();
+    this.#stop("wait", "replace");
+    const turn = this.#turn;
+    this.opening = name;
+    this.again = false;
+    if (!this.link) this.#say("connecting");
+    try {
+      const token = this.ask ? await this.ask() : this.token;
+      if (turn !== this.#turn) return;
+      this.token = token;
+      this.next = {};
+      this.next = new (LINKS.get(name))(this);
+      this.#after("welcome", WELCOME_MS, () => this.end(this.next, { message: "no welcome" }));
+    } catch ({ message }) {
+      if (turn !== this.#turn) return;
+      if (this.next) return this.end(this.next, { message });
+      this.opening = undefined;
+      this.#wait({ message: `no token: ${message}` });
+    }
+  }
+
+  // There are other channels; once for several of them.
+  replace() {
+    this.again = !!this.next;
+    if (this.link && !this.opening) this.#after("replace", 0, () => this.open(this.transport));
+  }
+
+  hurry() {
+    if (this.#timers.has("wait")) this.#after("wait", 300 * Math.random(), () => this.open());
+    else if (this.link) this.#tick((this.link.silent = this.#patience - 1));
+  }
+
+  hide(leaves) {
+    const last = leaves || (this.isHttp ? [{ type: "bye" }] : []);
+    const url = this.url("commands", [["token", this.token]]);
+    this.#abandon();
+    this.#drop();
+    this.#stop(...this.#timers.keys());
+    for (const some of chunks(last, 50)) navigator.sendBeacon(url, JSON.stringify(some));
+  }
+
+  // Nothing late of the hidden page can hurt another session.
+  show() {
+    this.session = this.given ?? newSession();
+    this.open();
+  }
+
+  close(code = 1000, message = "") {
+    if (this.closed) return;
+    this.hide();
+    this.closed = true;
+    this.#say("closed", { code, message });
+  }
+
+  #welcomed(link, { user, node, idle, ttl_ms = 30_000, ping_ms = 10_000 }) {
+    const before = this.link;
+    if (this.transport === "websocket") this.owner.lost();
+    memory[STORED] = this.worked = this.transport = this.opening;
+    this.at = this.names.indexOf(this.worked);
+    this.next = this.opening = undefined;
+    this.link = Object.assign(link, { idle });
+    this.#stop("welcome");
+    before?.close();
+    this.#failures = 0;
+    this.#refused = false;
+    this.since = this.aliveAt = Date.now();
+    Object.assign(this, { ttl_ms, ping_ms });
+    this.#keep();
+    this.#tick();
+    this.#say("online", { node, user });
+    if (!this.isHttp) link.send(this.owner.hello());
+    else if (this.again) this.replace();
+  }
+
+  // Whether there is another transport to try at once.
+  #fallBack() {
+    if (++this.#failures < (this.worked === this.names[this.at] ? PATIENCE : 1)) return false;
+    this.#failures = 0;
+    this.at = (this.at + 1) % this.names.length;
+    return this.at > 0;
+  }
+
+  #wait(why, least = 0) {
+    const retryInMs = Math.round(least + backoff(this.#attempt++));
+    this.#after("wait", retryInMs, () => this.open());
+    if (!this.link) this.#say("offline", { ...why, retryInMs });
+  }
+
+  #abandon() {
+    this.#turn++;
+    this.#stop("welcome");
+    this.next?.close?.();
+    this.next = this.opening = undefined;
+  }
+
+  #drop() {
+    const { link } = this;
+    this.link = this.transport = undefined;
+    this.#stop("tick", "better", "refresh");
+    this.worker?.terminate();
+    link?.close();
+    this.owner.lost();
+  }
+
+  #keep() {
+    this.worker?.terminate();
+    try {
+      if (this.isHttp) {
+        this.worker = new Worker(new URL("keeper.js", import.meta.url), { type: "module" });
+        this.worker.onmessage = () => (this.aliveAt = Date.now());
+        const init = { method: "POST", headers: this.#headers, body: '{"type":"beat"}' };
+        this.worker.postMessage([this.url("commands", []), init, this.ping_ms]);
+      }
+    } catch {
+      // Forbidden: the page beats.
+    }
+    if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(this.names[0]));
+    const refreshMs = this.ask ? refreshIn(this.token) : NaN;
+    if (refreshMs) this.#after("refresh", refreshMs, () => this.#refresh());
+  }
+
+  get #patience() {
+    return this.isHttp ? Math.max(3, QUIET_MS / this.ping_ms) : 3;
+  }
+
+  // Silence is counted in ticks: who was frozen has not read yet what is there.
+  #tick() {
+    const { link, ping_ms } = this;
+    this.#after("tick", ping_ms, () => this.#tick());
+    if (!link.idle && link.silent++ > this.#patience) this.end(link, { message: "silent" });
+    else if (this.isHttp ? Date.now() - this.aliveAt > 1.5 * ping_ms : link.silent > 2) link.send([{ type: "beat" }]);
+  }
+
+  async #refresh() {
+    const { link } = this;
+    try {
+      const token = await this.ask();
+      await this.owner.send({ type: "refresh", token });
+      this.token = token;
+    } catch {
+      // 4001 will come, and the next link with another token.
+    }
+    if (link && link === this.link) this.#keep();
+  }
+
+  get #headers() {
+    return { Authorization: `Bearer ${this.token}`, "Content-Type": "application/json" };
+  }
+
+  #say(status, more) {
+    this.owner.changed({ status, transport: this.transport ?? this.opening, ...more });
+  }
+
+  #after(name, ms, act) {
+    this.#stop(name);
+    this.#timers.set(name, setTimeout(() => this.#timers.delete(name) && act(), ms));
+  }
+
+  #stop(...names) {
+    for (const name of names) {
+      clearTimeout(this.#timers.get(name));
+      this.#timers.delete(name);
+    }
+  }
+}
+
+function newSession() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,86 @@
+// Who is in a channel, out of the frames: a snapshot, and the events since.
+export class Roster {
+  members = new Map();
+  synced = false;
+  #epoch;
+  #seq;
+  #draft; // a snapshot whose last pages are missing: {members, after, seq, touched: user -> seq}
+
+  // Half a roster is no base to resume from.
+  get cursor() {
+    return this.#epoch && !this.#draft ? `${this.#epoch}:${this.#seq}` : "";
+  }
+
+  // The user behind whom the rest begins.
+  get after() {
+    return this.#draft?.after;
+  }
+
+  // What is news in a `joined` or `events` frame, each when it is folded.
+  *take({ cursor, events, members = [], truncated }) {
+    const [epoch, seq] = parse(cursor);
+    if (events) {
+      if (epoch === this.#epoch) for (const event of events) yield* this.#fold(event);
+    } else if (epoch !== this.#epoch || !(seq < this.#seq) || this.#draft) {
+      this.#epoch = epoch;
+      this.#seq = seq;
+      const after = truncated && members.at(-1)?.user;
+      this.#draft = { members: byUser(members), after, seq, touched: new Map() };
+      if (!after) yield* this.#adopt();
+    }
+  }
+
+  // What the last page shows, a `who` frame behind `after`.
+  *page({ cursor, members, next }, after) {
+    const [epoch, seq] = parse(cursor);
+    const draft = this.#draft;
+    if (draft?.after !== after || epoch !== this.#epoch || seq < draft.seq) return; // of an older snapshot
+    for (const [user, member] of byUser(members)) {
+      if (!(draft.touched.get(user) > seq)) draft.members.set(user, member); // events may overtake pages
+    }
+    draft.after = next;
+    if (!next) yield* this.#adopt();
+  }
+
+  *#adopt() {
+    const { members } = this.#draft;
+    const known = this.synced ? new Map(this.members) : members;
+    this.#draft = undefined;
+    this.synced = true;
+    this.members.clear();
+    for (const [user, member] of members) this.members.set(user, member);
+    for (const [user, { info, state }] of known) if (!members.has(user)) yield { type: "leave", user, info, state };
+    for (const [user, { info, state }] of members) {
+      const before = known.get(user);
+      const same = JSON.stringify([before?.info, before?.state]) === JSON.stringify([info, state]);
+      if (!same) yield { type: before ? "update" : "join", user, info, state };
+    }
+  }
+
+  *#fold(event) {
+    if (event.seq <= this.#seq) return; // told by the connection before
+    this.#seq = event.seq;
+    put(this.members, event);
+    if (this.#draft) {
+      this.#draft.touched.set(event.user, event.seq);
+      put(this.#draft.members, event);
+    }
+    if (this.synced || event.type === "message") yield event;
+  }
+}
+
+function put(members, { type, user, info, state, at }) {
+  const known = members.get(user);
+  if (type === "leave") members.delete(user);
+  else if (type === "join") members.set(user, { user, info, state, since: at });
+  else if (type === "update" && known) members.set(user, { ...known, state, info: info ?? known.info });
+}
+
+function byUser(members) {
+  return new Map(members.map((member) => [member.user, member]));
+}
+
+function parse(cursor) {
+  const [epoch, seq] = cursor.split(":");
+  return [epoch, +seq];
+}
