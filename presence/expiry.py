@@ -45,6 +45,7 @@ class Partition:
     first_asked: float | None = None
     settling: bool = False
     asked: bool = False
+    asked_at: float = 0.0
     full: bool = False
     left: int = 0
     swept_at: float = field(default=-UP_S)
@@ -125,6 +126,7 @@ class Expiry:
                 again = mode == "repeat" and partition.full
                 call = self._call(partition, "repeat" if again else "sweep", partition.left if again else 0)
                 partition.asked, partition.full, partition.left = True, False, 0
+                partition.asked_at = time.monotonic()
                 call.add_done_callback(partial(self._answered, partition))
                 asked.append(call)
         if asked:
@@ -132,6 +134,7 @@ class Expiry:
 
     def _answered(self, partition: Partition, call: asyncio.Future[Reply]) -> None:
         partition.asked = False
+        self._metrics.redis_seconds.observe(time.monotonic() - partition.asked_at)
         if call.cancelled() or isinstance(call.exception(), Unavailable):
             self.on_trouble(partition.number)
             return

@@ -6,6 +6,8 @@ other input, or the monitoring of a busy deployment breaks before the deployment
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -38,19 +40,28 @@ COMMAND_BUCKETS = (0.0005, 0.001, 0.0025, *LAG_BUCKETS)
 class Metrics:
     """The metrics of one node, with a child ready for every label value."""
 
-    def __init__(self, node: str = "") -> None:
+    def __init__(self, node: str = "", *, max_connections: int = 0, feed_max: int = 0) -> None:
+        """The two bounds are settings, shown for comparison."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._traffic(registry)
         self._presence(registry)
         self._health(registry)
+        self._bounds(registry, max_connections, feed_max)
         self._name(registry, node)
         self._backends(registry)
 
     def render(self) -> tuple[bytes, str]:
         """Return the page for Prometheus and its content type."""
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def memory(self, servers: Sequence[Mapping[str, object]]) -> None:
+        """What each Redis server says of its memory: the one that is nearest to its limit is shown."""
+        sizes = [(int(str(info.get("used_memory", 0))), int(str(info.get("maxmemory", 0)))) for info in servers]
+        used, most = max(sizes, key=lambda size: (size[0] / size[1] if size[1] else 0.0, size[0]), default=(0, 0))
+        self.redis_memory.set(used)
+        self.redis_memory_most.set(most)
 
     def connected(self) -> dict[str, int]:
         """Sessions connected now, by transport."""
@@ -121,6 +132,24 @@ class Metrics:
             registry=registry,
         )
         self.holds = Counter("presence_holds_total", "Mass departures held back after a stall", registry=registry)
+        self.ready = Gauge("presence_ready", "1 while this node can serve, as /readyz says", registry=registry)
+        self.redis_seconds = Histogram(
+            "presence_redis_seconds",
+            "From a sweep's question to Redis to its answer",
+            buckets=COMMAND_BUCKETS,
+            registry=registry,
+        )
+        self.redis_memory = Gauge(
+            "presence_redis_memory_bytes", "Memory used by the Redis server that is fullest", registry=registry
+        )
+        self.redis_memory_most = Gauge(
+            "presence_redis_memory_max_bytes", "Most memory that server may use, 0 for no limit", registry=registry
+        )
+
+    def _bounds(self, registry: CollectorRegistry, max_connections: int, feed_max: int) -> None:
+        """Settings that other metrics are compared with."""
+        Gauge("presence_connections_max", "Connections that this node accepts", registry=registry).set(max_connections)
+        Gauge("presence_feed_max", "Events that the feed may hold", registry=registry).set(feed_max)
 
     def _name(self, registry: CollectorRegistry, node: str) -> None:
         """One series for as long as the process lives: whoever reads through a proxy must know whose page it got."""

@@ -34,6 +34,7 @@ from presence.lanes import Lanes
 from presence.limits import Admission
 from presence.lua import Scripts
 from presence.mailbox import Frame
+from presence.memory import Memory
 from presence.metrics import Metrics
 from presence.past import Past
 from presence.registry import Registry
@@ -59,7 +60,7 @@ class Node:
         self.settings = settings
         self.redis_url = redis_url
         self.name = secrets.token_hex(4)
-        self.metrics = Metrics(self.name)
+        self.metrics = Metrics(self.name, max_connections=settings.max_connections, feed_max=settings.feed_max)
         url = parse_redis_url(redis_url)
         self.keys = Keys(settings.key_prefix, settings.partitions, url.database)
         self._guards = [self.keys.script(number)[0] for number in range(settings.partitions)]
@@ -79,6 +80,7 @@ class Node:
         self.takers = Takers(self.queues, self.keys)
         targets = load_targets(settings.webhooks_file)
         self.webhooks = Webhooks(targets, Scripts(self._hooks), self.keys, self.name, self.metrics)
+        self.memory = Memory(self.topology, self._reads, self._guards, self.metrics)
         self.feedkeeping = FeedKeeping(Scripts(self._work), self.queues, self.keys, settings, self.metrics)
         self.past = Past(self.directory, self.scripts, self.keys, settings, self.metrics)
         self.hub = Hub(self.tracker, self.metrics)
@@ -89,8 +91,8 @@ class Node:
         self.wheel = Wheel()
         self.attendance = Attendance(self.scripts, self.keys, self.directory, self.name, self.ready, self.metrics)
         self.services = self._make_services()
+        self.metrics.ready.set_function(lambda: self.ready()[0])
         self._seen: list[tuple[str, str, int]] = []
-        self._evicting = False
         self._server: HTTPServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
@@ -101,7 +103,7 @@ class Node:
         state: dict[str, object] = {
             "redis": self.expiry.up and self.expiry.born,
             "subscription": self.broker.delivering,
-            "no_eviction": not self._evicting,
+            "no_eviction": not self.memory.evicting,
             "draining": self.services.draining,
             "keyspace_events": self.broker.hears_expiries,
         }
@@ -279,17 +281,8 @@ class Node:
                 await self.directory.note_seen(seen)
             await self.feedkeeping.tidy()
             if turns % POLICY_EVERY == 0:
-                await self._look_for_eviction()
+                await self.memory.look()
             if turns % renew_every == renew_every - 1:
                 self.services.start(self.hub.reconcile())  # reading a channel renews its history, too
             turns += 1
             await asyncio.sleep(WATCH_S)
-
-    async def _look_for_eviction(self) -> None:
-        servers = {self.topology.home(guard): guard for guard in self._guards}
-        with suppress(Unavailable):
-            memories = [await self._reads.send(guard, "INFO", "memory") for guard in servers.values()]
-            policies = {str(memory.get("maxmemory_policy", "noeviction")) for memory in memories} - {"noeviction"}
-            self._evicting = bool(policies)
-            if policies:
-                log.error("redis_evicts", policy=",".join(policies), remedy="set maxmemory-policy noeviction")

@@ -86,7 +86,7 @@ class DevHandler(BaseHandler):
         if not ip_address((self.request.remote_ip or "0.0.0.0").partition("%")[0]).is_loopback:
             raise Forbidden("the demo is for this machine only")
         if any(name in self.request.headers for name in PROXY_MARKS):  # then the proxy is on this machine
-            raise Forbidden("the demo is not for those behind a proxy")
+            raise Forbidden("the demo is not for those who come through a proxy")
         if self.request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             raise Forbidden("this is given to the demo page only")
 

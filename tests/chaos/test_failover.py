@@ -148,7 +148,7 @@ async def a_node_sleeps_through_a_failover(scene: Scene) -> None:
 
 SENTINEL = [
     the_primary_is_killed,
-    an_operator_asks_for_a_failover,
+    pytest.param(an_operator_asks_for_a_failover, marks=pytest.mark.long),
     pytest.param(announced_history_is_lost_with_the_primary, marks=pytest.mark.long),
     pytest.param(a_node_sleeps_through_a_failover, marks=pytest.mark.long),
     pytest.param(the_primary_stands_still_shortly, marks=pytest.mark.long),
@@ -215,7 +215,7 @@ async def announced_history_is_lost_with_a_primary(scene: Scene) -> None:
 
 CLUSTER = [
     a_primary_is_killed_whose_replica_lives,
-    busy_slots_move_to_another_primary,
+    pytest.param(busy_slots_move_to_another_primary, marks=pytest.mark.long),
     pytest.param(an_operator_asks_a_replica_to_take_over, marks=pytest.mark.long),
     pytest.param(announced_history_is_lost_with_a_primary, marks=pytest.mark.long),
     pytest.param(a_primary_without_replica_is_killed_and_returns, marks=pytest.mark.long),

@@ -83,7 +83,9 @@ async def test_nodes_need_no_more_rights_than_the_documentation_lists(locked_sta
     assert not _shown(stage.nodes)
 
 
-@pytest.mark.parametrize("engine", ["sentinel-tls", "cluster-tls", *PLAIN], indirect=True)
+@pytest.mark.parametrize(
+    "engine", ["sentinel-tls", pytest.param("cluster-tls", marks=pytest.mark.long), *PLAIN], indirect=True
+)
 @run_async
 @limited(120)
 async def test_a_failover_needs_no_more_rights_than_the_documentation_lists(

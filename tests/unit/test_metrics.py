@@ -22,6 +22,12 @@ NAMES = {
     "presence_subscription_gaps",
     "presence_holds",
     "presence_command_seconds",
+    "presence_ready",
+    "presence_connections_max",
+    "presence_redis_seconds",
+    "presence_redis_memory_bytes",
+    "presence_redis_memory_max_bytes",
+    "presence_feed_max",
     "presence_queue_backlog",
     "presence_queue_oldest_seconds",
     "presence_queue_redeliveries",
@@ -92,3 +98,21 @@ def test_two_nodes_in_one_process_count_apart() -> None:
 
     assert series(first)["presence_heartbeats_total", frozenset()] == 5
     assert series(second)["presence_heartbeats_total", frozenset()] == 0
+
+
+def test_of_several_redis_servers_the_one_nearest_to_its_limit_is_shown() -> None:
+    metrics = Metrics()
+    servers = [{"used_memory": 900, "maxmemory": 0}, {"used_memory": 80, "maxmemory": 100}, {"used_memory": 10}]
+
+    metrics.memory(servers)
+
+    after = series(metrics)
+    assert after["presence_redis_memory_bytes", frozenset()] == 80
+    assert after["presence_redis_memory_max_bytes", frozenset()] == 100
+
+
+def test_the_bounds_are_shown_beside_what_they_bound() -> None:
+    after = series(Metrics(max_connections=7, feed_max=9))
+
+    assert after["presence_connections_max", frozenset()] == 7
+    assert after["presence_feed_max", frozenset()] == 9
