@@ -57,8 +57,9 @@ export class Presence extends EventTarget {
   #deaf = new AbortController();
 
   /** @param {string} url @param {import("./client/types.js").Options} options */
-  constructor(url, { token, session, transports = [...LINKS.keys()], leaveOnHide }) {
+  constructor(url, options) {
     super();
+    const { token, session, transports = [...LINKS.keys()], leaveOnHide } = options;
     if (!transports.every((name) => LINKS.has(name))) throw new TypeError("no such transport");
     this.#line = new Line(this.#owner(), url, token, transports, session);
     const on = (target, type, act) => target.addEventListener(type, act, { signal: this.#deaf.signal });
@@ -76,7 +77,8 @@ export class Presence extends EventTarget {
   }
 
   /** @param {string} name @param {import("./client/types.js").How} [how] @returns {Promise<Channel>} */
-  async join(name, { state, as = "member" } = {}) {
+  async join(name, how = {}) {
+    const { state, as = "member" } = how;
     if (this.status === "closed") throw failure("unavailable", "closed");
     let room = this.#rooms.get(name);
     if (!room) {
@@ -190,7 +192,8 @@ export class Presence extends EventTarget {
     if (channel === "@inbox") this.#tell("inbox", { cursor, events });
     else if (room && (type === "events" || type === "joined")) {
       this.#announce(room, room.roster.take(frame));
-      if (type === "joined") this.#settle(room, recovered);
+      if (recovered) this.#entered(room);
+      else if (room.roster.after && !events) this.#readRest(room);
     }
     this.#reply(frame);
   }
@@ -200,23 +203,25 @@ export class Presence extends EventTarget {
       const { type, user, state } = event;
       if (type === "update" && user === this.user && room.state) room.state = state; // another tab's, perhaps
       room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
+      if (type === "sync") this.#entered(room);
     }
   }
 
-  async #settle(room, recovered) {
+  #entered(room) {
+    if (room.dirty) this.#act(room, "set", room).catch(() => {}); // set meanwhile
+    for (const { resolve } of room.waiting.splice(0)) resolve();
+  }
+
+  async #readRest(room) {
     const { name: channel, roster } = room;
     for (let after; (after = roster.after) && this.#rooms.get(channel) === room; ) {
       try {
-        const page = await this.send({ type: "who", channel, limit: 1000, after });
-        this.#announce(room, roster.page(page, after));
+        this.#announce(room, roster.page(await this.send({ type: "who", channel, limit: 1000, after }), after));
       } catch {
         if (!this.#line.link) return; // there will be another snapshot
         await new Promise((done) => setTimeout(done, RETRY_MS));
       }
     }
-    if (!recovered) room.channel.dispatchEvent(new CustomEvent("sync"));
-    if (room.dirty) this.#act(room, "set", room).catch(() => {}); // set meanwhile
-    for (const { resolve } of room.waiting.splice(0)) resolve();
   }
 
   #refused({ code, message, channel, retry_ms }) {

@@ -120,7 +120,10 @@ export class Line {
 
   hurry() {
     if (this.#timers.has("wait")) this.#after("wait", 300 * Math.random(), () => this.open());
-    else if (this.link) this.#tick((this.link.silent = this.#patience - 1));
+    else if (this.link) {
+      this.link.silent = this.#patience - 1;
+      this.#tick();
+    }
   }
 
   hide(leaves) {

@@ -38,8 +38,8 @@ export class Roster {
     for (const [user, member] of byUser(members)) {
       if (!(draft.touched.get(user) > seq)) draft.members.set(user, member); // events may overtake pages
     }
-    draft.after = next;
-    if (!next) yield* this.#adopt();
+    Object.assign(draft, { after: next, seq });
+    if (!next && this.#seq >= seq) yield* this.#adopt(); // else with the events up to there
   }
 
   *#adopt() {
@@ -55,17 +55,17 @@ export class Roster {
       const same = JSON.stringify([before?.info, before?.state]) === JSON.stringify([info, state]);
       if (!same) yield { type: before ? "update" : "join", user, info, state };
     }
+    yield { type: "sync" };
   }
 
   *#fold(event) {
     if (event.seq <= this.#seq) return; // told by the connection before
     this.#seq = event.seq;
-    put(this.members, event);
-    if (this.#draft) {
-      this.#draft.touched.set(event.user, event.seq);
-      put(this.#draft.members, event);
-    }
-    if (this.synced || event.type === "message") yield event;
+    const draft = this.#draft;
+    draft?.touched.set(event.user, event.seq);
+    put(draft?.members ?? this.members, event);
+    if (!draft || event.type === "message") yield event;
+    if (draft && !draft.after && this.#seq >= draft.seq) yield* this.#adopt();
   }
 }
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.support import tokens
-from tests.support.http import Exchange, sse_events
+from tests.support.http import Exchange, request, sse_events
 from tests.support.stage import Stage, StageMaker
 from tests.support.waiting import eventually, run_async
 
@@ -284,3 +284,44 @@ async def _gets_a_stream(stage: Stage, session: str, last: str) -> bool:
         return exchange.status == 200
     finally:
         exchange.close()
+
+
+@run_async
+async def test_a_stream_or_poll_can_say_for_each_channel_how_and_from_where(stage: Stage) -> None:
+    watched = stage.name("watched")
+    cursor = await stage.message("old", 1)
+    await stage.message("missed", 2)
+    query = [("channel", stage.channel), ("as", "member"), ("cursor", cursor)]
+    query += [("channel", watched), ("as", "observer"), ("cursor", ""), ("session", stage.session), ("welcome", "1")]
+
+    response = await request(
+        stage.b.url, "GET", "/v1/events", query=query, headers=tokens.bearer(tokens.make_token("ann"))
+    )
+
+    frames = {frame.get("channel", frame["type"]): frame for frame in response.json()["frames"]}
+    assert response.json()["frames"][0]["type"] == "welcome"
+    assert frames["welcome"]["user"] == "ann"
+    assert frames[stage.channel]["recovered"] is True
+    assert [event["type"] for event in frames[stage.channel]["events"]] == ["message", "join"]
+    assert (frames[watched]["as"], frames[watched]["members"]) == ("observer", [])
+
+
+@run_async
+@pytest.mark.parametrize(
+    "more",
+    [
+        [("as", "member"), ("as", "observer"), ("as", "member")],
+        [("as", "member"), ("as", "guest")],
+        [("cursor", "e:1")],
+        [("cursor", "e:1"), ("cursor", "e:1"), ("cursor", "e:1")],
+        [("cursor", "nonsense"), ("cursor", "")],
+    ],
+)
+async def test_what_is_said_for_each_channel_must_fit(stage: Stage, more: list[tuple[str, str]]) -> None:
+    query = [("channel", stage.channel), ("channel", stage.name("other")), *more]
+
+    response = await request(
+        stage.a.url, "GET", "/v1/events", query=query, headers=tokens.bearer(tokens.make_token("ann"))
+    )
+
+    assert (response.status, response.json()["code"]) == (400, "bad_request")
