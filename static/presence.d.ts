@@ -6,13 +6,11 @@ export class Channel extends EventTarget {
     readonly name: string;
     /** @readonly @type {Map<string, import("./client/types.js").Member>} */
     readonly members: Map<string, import("./client/types.js").Member>;
-    /** @returns {number} */
     get count(): number;
-    /** @param {object} state @returns {Promise<void>} */
+    /** @param {object} state */
     set(state: object): Promise<void>;
-    /** @param {string} name @param {any} [data] @returns {Promise<void>} */
+    /** @param {string} name @param {any} [data] */
     publish(name: string, data?: any): Promise<void>;
-    /** @returns {Promise<void>} */
     leave(): Promise<void>;
     #private;
 }
@@ -30,7 +28,7 @@ export class Presence extends EventTarget {
     get session(): string;
     /** @param {string} name @param {import("./client/types.js").How} [how] @returns {Promise<Channel>} */
     join(name: string, how?: import("./client/types.js").How): Promise<Channel>;
-    /** @param {import("./client/types.js").Frame} command @returns {Promise<any>} */
+    /** @param {import("./client/types.js").Frame} command */
     send(command: import("./client/types.js").Frame): Promise<any>;
     close(): void;
     #private;

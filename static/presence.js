@@ -1,9 +1,8 @@
 // Browser client of the presence server: docs/browser.md.
-import { LINKS } from "./client/links.js";
-import { Line } from "./client/line.js";
+import { Line, LINKS } from "./client/line.js";
 import { Roster } from "./client/roster.js";
 
-const MOST_PLACES = 20; // of a stream or poll
+const MOST_PLACES = 20;
 const RETRY_MS = 1000;
 
 /** Events: `join`, `leave`, `update`, `message` with the wire event as `detail`; `sync`. */
@@ -20,22 +19,20 @@ export class Channel extends EventTarget {
     this.members = members;
   }
 
-  /** @returns {number} */
   get count() {
     return this.members.size;
   }
 
-  /** @param {object} state @returns {Promise<void>} */
+  /** @param {object} state */
   async set(state) {
     await this.#act("set", { state });
   }
 
-  /** @param {string} name @param {any} [data] @returns {Promise<void>} */
+  /** @param {string} name @param {any} [data] */
   async publish(name, data = null) {
     await this.#act("publish", { name, data });
   }
 
-  /** @returns {Promise<void>} */
   async leave() {
     await this.#act("leave");
   }
@@ -50,9 +47,9 @@ export class Presence extends EventTarget {
   /** @type {string | undefined} */
   user;
   #line;
-  #rooms = new Map(); // name -> {name, as, state, dirty, roster, waiting, channel}
-  #later = []; // leaves that the server has not heard of
-  #replies = new Map(); // id -> who waits for it
+  #rooms = new Map();
+  #later = [];
+  #replies = new Map();
   #lastId = 0;
   #deaf = new AbortController();
 
@@ -79,7 +76,7 @@ export class Presence extends EventTarget {
   /** @param {string} name @param {import("./client/types.js").How} [how] @returns {Promise<Channel>} */
   async join(name, how = {}) {
     const { state, as = "member" } = how;
-    if (this.status === "closed") throw failure("unavailable", "closed");
+    if (this.status === "closed") throw failure("unavailable");
     let room = this.#rooms.get(name);
     if (!room) {
       room = { name, as, state, dirty: !!state, roster: new Roster(), waiting: [] };
@@ -91,11 +88,11 @@ export class Presence extends EventTarget {
     return room.channel;
   }
 
-  /** @param {import("./client/types.js").Frame} command @returns {Promise<any>} */
+  /** @param {import("./client/types.js").Frame} command */
   async send(command) {
     const { link } = this.#line;
-    if (!link) throw failure("unavailable", "offline");
-    if (new Blob([JSON.stringify(command)]).size > 16_000) throw failure("too_large", "over 16 kB");
+    if (!link) throw failure("unavailable");
+    if (new Blob([JSON.stringify(command)]).size > 16_000) throw failure("too_large");
     return new Promise((resolve, reject) => {
       const done = (reply) => (reply.type === "error" ? reject(failure(reply.code, reply.message)) : resolve(reply));
       link.send([this.#numbered(command, done)]);
@@ -110,13 +107,13 @@ export class Presence extends EventTarget {
     const { name: channel, roster } = room;
     const { link } = this.#line;
     const command = { type, channel, ...more };
-    if (this.#rooms.get(channel) !== room) throw failure("not_joined", "left");
+    if (this.#rooms.get(channel) !== room) throw failure("not_joined");
     if (type === "set") {
       room.state = more.state;
       room.dirty = !link || !roster.synced;
       if (room.dirty) return whenIn(room);
     } else if (type === "leave") {
-      this.#drop(room, "not_joined", "left");
+      this.#drop(room, "not_joined");
       if (!link) return this.#later.push(command);
     }
     return this.send(command);
@@ -149,7 +146,6 @@ export class Presence extends EventTarget {
   #owner() {
     const rooms = () => [...this.#rooms.values()];
     return {
-      // What a link is told first; a stream or poll names its channels itself.
       hello: (http) => {
         const joins = rooms().filter(({ dirty }) => dirty || !http);
         return [...this.#later.splice(0), ...joins.map((room) => this.#joinOf(room))];
@@ -171,7 +167,7 @@ export class Presence extends EventTarget {
         Object.assign(this, { status, transport, user });
         if (status === "closed") {
           this.#deaf.abort();
-          for (const room of rooms()) this.#drop(room, "unavailable", status);
+          for (const room of rooms()) this.#drop(room, "unavailable");
         }
         this.#tell("status", detail);
       },
@@ -201,14 +197,14 @@ export class Presence extends EventTarget {
   #announce(room, news) {
     for (const event of news) {
       const { type, user, state } = event;
-      if (type === "update" && user === this.user && room.state) room.state = state; // another tab's, perhaps
+      if (type === "update" && user === this.user && room.state) room.state = state;
       room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
       if (type === "sync") this.#entered(room);
     }
   }
 
   #entered(room) {
-    if (room.dirty) this.#act(room, "set", room).catch(() => {}); // set meanwhile
+    if (room.dirty) this.#act(room, "set", room).catch(() => {});
     for (const { resolve } of room.waiting.splice(0)) resolve();
   }
 
@@ -245,6 +241,6 @@ async function whenIn({ roster, waiting, dirty }) {
   if (dirty || !roster.synced) await new Promise((resolve, reject) => waiting.push({ resolve, reject }));
 }
 
-function failure(code, message) {
+function failure(code, message = code) {
   return Object.assign(new Error(message), { code });
 }

@@ -1,20 +1,16 @@
-// Opening, falling back, coming back, keeping alive. One link serves; another may be opened in its place.
 import { backoff, refreshIn } from "./backoff.js";
-import { chunks, LINKS } from "./links.js";
 
 const STORED = "presence-transport";
-const PATIENCE = 3; // failures in a row before what worked is left
+const PATIENCE = 3;
 const WELCOME_MS = 6000;
 const STEADY_MS = 5000;
-const QUIET_MS = 37_000; // a stream says something every 15 s, a poll every 25 s
+const QUIET_MS = 37_000;
 const BETTER_MS = 300_000;
 
 let memory = {};
 try {
   memory = sessionStorage;
-} catch {
-  // Forbidden.
-}
+} catch {} // forbidden
 
 export class Line {
   #timers = new Map();
@@ -112,7 +108,6 @@ export class Line {
     }
   }
 
-  // There are other channels; once for several of them.
   replace() {
     this.again = !!this.next;
     if (this.link && !this.opening) this.#after("replace", 0, () => this.open(this.transport));
@@ -135,7 +130,6 @@ export class Line {
     for (const some of chunks(last, 50)) navigator.sendBeacon(url, JSON.stringify(some));
   }
 
-  // Nothing late of the hidden page can hurt another session.
   show() {
     this.session = this.given ?? newSession();
     this.open();
@@ -168,7 +162,6 @@ export class Line {
     else if (this.again) this.replace();
   }
 
-  // Whether there is another transport to try at once.
   #fallBack() {
     if (++this.#failures < (this.worked === this.names[this.at] ? PATIENCE : 1)) return false;
     this.#failures = 0;
@@ -207,9 +200,7 @@ export class Line {
         const init = { method: "POST", headers: this.#headers, body: '{"type":"beat"}' };
         this.worker.postMessage([this.url("commands", []), init, this.ping_ms]);
       }
-    } catch {
-      // Forbidden: the page beats.
-    }
+    } catch {} // forbidden: the page beats
     if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(this.names[0]));
     const refreshMs = this.ask ? refreshIn(this.token) : NaN;
     if (refreshMs) this.#after("refresh", refreshMs, () => this.#refresh());
@@ -219,7 +210,7 @@ export class Line {
     return this.isHttp ? Math.max(3, QUIET_MS / this.ping_ms) : 3;
   }
 
-  // Silence is counted in ticks: who was frozen has not read yet what is there.
+  // In ticks: who was frozen has not read yet what is there.
   #tick() {
     const { link, ping_ms } = this;
     this.#after("tick", ping_ms, () => this.#tick());
@@ -233,9 +224,7 @@ export class Line {
       const token = await this.ask();
       await this.owner.send({ type: "refresh", token });
       this.token = token;
-    } catch {
-      // 4001 will come, and the next link with another token.
-    }
+    } catch {} // 4001 will come, and the next link with another token
     if (link && link === this.link) this.#keep();
   }
 
@@ -261,5 +250,105 @@ export class Line {
 }
 
 function newSession() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return crypto.getRandomValues(new Uint32Array(4)).join("-");
 }
+
+// ---- the three wires: `send`, `close`, `silent` ----
+
+class WebSocketLink {
+  silent = 0;
+
+  constructor(line) {
+    this.socket = new WebSocket(line.url("ws", [["token", line.token]], "ws"));
+    this.socket.onmessage = ({ data }) => line.take(this, JSON.parse(data));
+    this.socket.onclose = ({ code, reason }) => line.end(this, { code, message: reason });
+  }
+
+  send(commands) {
+    for (const command of commands) this.socket.send(JSON.stringify(command));
+  }
+
+  close() {
+    this.socket.close();
+  }
+}
+
+class HttpLink {
+  silent = 0;
+  #posted = Promise.resolve();
+  #ended = new AbortController();
+
+  constructor(line) {
+    this.line = line;
+    this.owner = line.owner;
+    this.send(this.owner.hello(true)).then(() => this.#begin()).catch((error) => line.end(this, error));
+  }
+
+  send(commands) {
+    for (const some of chunks(commands, 8)) this.#posted = this.#posted.then(() => this.#post(some));
+    return this.#posted;
+  }
+
+  close() {
+    this.#ended.abort();
+  }
+
+  async #begin() {
+    if (this.owner.places().length) return this.run();
+    await this.send([{ type: "beat" }]);
+    this.line.take(this, { type: "welcome", idle: true });
+  }
+
+  get(query, headers) {
+    query.push(...this.owner.places().flatMap(Object.entries));
+    return this.line.fetch("events", query, { headers, signal: this.#ended.signal });
+  }
+
+  async #post(commands) {
+    try {
+      const init = { method: "POST", body: JSON.stringify(commands), signal: AbortSignal.timeout(10_000) };
+      for (const reply of await (await this.line.fetch("commands", [], init)).json()) this.owner.reply(reply);
+    } catch (error) {
+      const { message, refusal: code = "unavailable" } = error;
+      for (const { id } of commands) this.owner.reply({ type: "error", id, code, message });
+      if (this === this.line.next || error.code === 4001) this.line.end(this, error);
+    }
+  }
+}
+
+class SseLink extends HttpLink {
+  async run() {
+    const { body } = await this.get([], { Accept: "text/event-stream" });
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let text = ""; ; ) {
+      const { value, done } = await reader.read();
+      if (done) throw new Error("the stream ended");
+      this.silent = 0;
+      const blocks = (text + value).split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) {
+        const data = /^data: ([^\n]*)/m.exec(block);
+        if (data) this.line.take(this, JSON.parse(data[1]));
+      }
+    }
+  }
+}
+
+class LongPollLink extends HttpLink {
+  async run() {
+    for (let since; this.owner.places().length; ) {
+      const { next, frames } = await (await this.get([since ? ["since", since] : ["welcome", 1]])).json();
+      since = next;
+      this.silent = 0;
+      for (const frame of frames) this.line.take(this, frame);
+      if (frames.some(({ type }) => type === "error")) await new Promise((done) => setTimeout(done, 1000));
+    }
+    this.idle = true;
+  }
+}
+
+export function chunks(list, size) {
+  return list.length ? [list.slice(0, size), ...chunks(list.slice(size), size)] : [];
+}
+
+export const LINKS = new Map([["websocket", WebSocketLink], ["sse", SseLink], ["longpoll", LongPollLink]]);

@@ -1,22 +1,18 @@
-// Who is in a channel, out of the frames: a snapshot, and the events since.
 export class Roster {
   members = new Map();
   synced = false;
   #epoch;
   #seq;
-  #draft; // a snapshot whose last pages are missing: {members, after, seq, touched: user -> seq}
+  #draft;
 
-  // Half a roster is no base to resume from.
   get cursor() {
     return this.#epoch && !this.#draft ? `${this.#epoch}:${this.#seq}` : "";
   }
 
-  // The user behind whom the rest begins.
   get after() {
     return this.#draft?.after;
   }
 
-  // What is news in a `joined` or `events` frame, each when it is folded.
   *take({ cursor, events, members = [], truncated }) {
     const [epoch, seq] = parse(cursor);
     if (events) {
@@ -30,16 +26,15 @@ export class Roster {
     }
   }
 
-  // What the last page shows, a `who` frame behind `after`.
   *page({ cursor, members, next }, after) {
     const [epoch, seq] = parse(cursor);
     const draft = this.#draft;
     if (draft?.after !== after || epoch !== this.#epoch || seq < draft.seq) return; // of an older snapshot
     for (const [user, member] of byUser(members)) {
-      if (!(draft.touched.get(user) > seq)) draft.members.set(user, member); // events may overtake pages
+      if (!(draft.touched.get(user) > seq)) draft.members.set(user, member);
     }
     Object.assign(draft, { after: next, seq });
-    if (!next && this.#seq >= seq) yield* this.#adopt(); // else with the events up to there
+    if (!next && this.#seq >= seq) yield* this.#adopt();
   }
 
   *#adopt() {
@@ -59,7 +54,7 @@ export class Roster {
   }
 
   *#fold(event) {
-    if (event.seq <= this.#seq) return; // told by the connection before
+    if (event.seq <= this.#seq) return;
     this.#seq = event.seq;
     const draft = this.#draft;
     draft?.touched.set(event.user, event.seq);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { chunks } from "../../../static/client/links.js";
+import { chunks } from "../../../static/client/line.js";
 
 test("commands go in parts of a request's size, in order", () => {
   assert.deepEqual(chunks([], 8), []);
