@@ -18,7 +18,6 @@ CLIENT = (
     "client/backoff.js",
     "client/keeper.js",
     "client/line.js",
-    "client/links.js",
     "client/roster.js",
 )
 MOST_BYTES = 8 << 10
