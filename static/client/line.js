@@ -310,7 +310,7 @@ class HttpLink {
       for (const reply of await (await this.line.fetch("commands", [], init)).json()) this.owner.reply(reply);
     } catch (error) {
       const { message, refusal: code = "unavailable" } = error;
-      for (const { id } of commands) this.owner.reply({ type: "error", id, code, message });
+      for (const { id } of commands) if (id) this.owner.reply({ type: "error", id, code, message });
       if (this === this.line.next || error.code === 4001) this.line.end(this, error);
     }
   }
