@@ -198,7 +198,10 @@ export class Presence extends EventTarget {
   #announce(room, news) {
     for (const event of news) {
       const { type, user, state } = event;
-      if (type === "update" && user === this.user && room.state) room.state = state; // another tab's, perhaps
+      if (type === "update" && user === this.user && room.state) {
+        if (event.seq) room.state = state; // another tab's, perhaps
+        else room.dirty = true; // lost by the server
+      }
       room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
     }
   }
@@ -215,7 +218,7 @@ export class Presence extends EventTarget {
       }
     }
     if (!recovered) room.channel.dispatchEvent(new CustomEvent("sync"));
-    if (room.dirty) this.#act(room, "set", room).catch(() => {}); // set meanwhile
+    if (room.dirty) this.#act(room, "set", { state: room.state }).catch(() => {}); // set meanwhile
     for (const { resolve } of room.waiting.splice(0)) resolve();
   }
 
