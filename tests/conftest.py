@@ -71,7 +71,7 @@ def deployments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         yield made
     finally:
         try:
-            _end(request.config, made.nodes())
+            end_nodes(request.config, made.nodes())
         finally:
             made.stop()
 
@@ -143,7 +143,7 @@ def nodes_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
         return [node.ready() for node in launched]
 
     yield start
-    _end(request.config, started)
+    end_nodes(request.config, started)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def io_loop() -> Iterator[IOLoop]:
     loop.close(all_fds=True)
 
 
-def _end(config: pytest.Config, nodes: list[Node]) -> None:
+def end_nodes(config: pytest.Config, nodes: list[Node]) -> None:
     """Kill the nodes, then fail on anything in a log that no test expects."""
     for node in nodes:
         node.kill()

@@ -99,6 +99,7 @@ class Browser:
         self.artifacts = artifacts
         self.pages: list[Page] = []
         self._socket: ClientConnection | None = None
+        self._connecting = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
@@ -127,9 +128,10 @@ class Browser:
 
     async def command(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol; fails with what Chromium says."""
-        if self._socket is None:
-            self._socket = await connect(self.chromium.url, max_size=None, ping_interval=None, proxy=None)
-            self._reader = asyncio.create_task(self._read(self._socket))
+        async with self._connecting:
+            if self._socket is None:
+                self._socket = await connect(self.chromium.url, max_size=None, ping_interval=None, proxy=None)
+                self._reader = asyncio.create_task(self._read(self._socket))
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer

@@ -31,8 +31,8 @@ class Middle:
 
     def cut(self) -> None:
         """End all connections."""
-        for end in self._ends:
-            _end(end)
+        for connection in list(self._ends):
+            end(connection)
 
     def close(self) -> None:
         """End it."""
@@ -72,10 +72,11 @@ class Middle:
                     self.lose -= 1
                     break
                 near.sendall(part)
-        _end(near)
-        _end(far)
+        end(near)
+        end(far)
 
 
-def _end(connection: socket.socket) -> None:
+def end(connection: socket.socket) -> None:
+    """End a connection in both directions; whoever waits for it notices."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

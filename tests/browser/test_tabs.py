@@ -1,0 +1,63 @@
+"""Tabs come, are reloaded, closed and lost: who watches hears of those who really came and went, once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.browser.conftest import PATIENT
+from tests.browser.scene import TRANSPORTS, Scene
+from tests.support.waiting import eventually, run_async
+
+
+@run_async
+async def test_tabs_on_every_transport_see_each_other_come_change_talk_and_go(scene: Scene) -> None:
+    tabs = await scene.tabs()
+    bob = await scene.tab("bob", state={"mood": "awake"})
+    for name, tab in tabs.items():
+        await tab.hears("join", user="bob", state={"mood": "awake"})
+        assert (await tab.seen())["transport"] == name
+
+    await bob.page.run("async () => { const [[, c]] = journals.get('0').channels; await c.set({mood: 'busy'});"
+                       " await c.publish('wave', {to: 'all'}); await c.leave(); }")  # fmt: skip
+
+    for tab in tabs.values():
+        await tab.hears("leave", user="bob", reason="left")
+        log = await scene.history()
+        assert (await tab.seen())["events"][-4:] == log[-4:]
+        assert await tab.roster() == await scene.roster()
+        assert set(TRANSPORTS) == set((await tab.page.text("#members")).split())
+
+
+@run_async
+async def test_a_reload_is_no_event(scene: Scene) -> None:
+    tabs = await scene.tabs()
+    before = await scene.history()
+    sessions = [(await tab.seen())["session"] for tab in tabs.values()]
+
+    await asyncio.gather(*(tab.reload() for tab in tabs.values()))
+
+    assert not set(sessions) & {(await tab.seen())["session"] for tab in tabs.values()}
+
+    async def only_new_pages_are_there() -> bool:
+        members = (await scene.roster()).values()
+        return [member["sessions"] for member in members] == [1, 1, 1]
+
+    await eventually(only_new_pages_are_there, within_s=PATIENT["ttl_ms"] / 1000 - 5)
+    assert await scene.history() == before
+
+
+@run_async
+async def test_a_closed_tab_is_gone_one_grace_later_and_with_leave_on_hide_at_once(scene: Scene) -> None:
+    tabs = await scene.tabs()
+    polite = await scene.tabs("polite ", leaveOnHide=True)
+
+    closed_ms = scene.now_ms()
+    for tab in [*tabs.values(), *polite.values()]:
+        await tab.page.close()
+
+    leaves = await scene.leaves(6)
+    assert [leaves[f"polite {name}"]["reason"] for name in TRANSPORTS] == ["left"] * 3
+    assert [leaves[name]["reason"] for name in TRANSPORTS] == ["timeout"] * 3
+    for name in TRANSPORTS:
+        assert PATIENT["grace_ms"] <= leaves[name]["at"] - closed_ms < PATIENT["ttl_ms"] - 5000
+        assert leaves[f"polite {name}"]["at"] - closed_ms < PATIENT["grace_ms"]
