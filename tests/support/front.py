@@ -93,8 +93,12 @@ class Front(Middle):
         far = self._connect()
         self._ends += (near, far)
         threading.Thread(target=self._pass_back, args=(far, near), daemon=True).start()
-        far.sendall(request)
-        self._pass(near, far)
+        try:
+            far.sendall(request)
+            self._pass(near, far)
+        finally:
+            if near not in self._stuck:
+                far.close()
 
     def _pass_back(self, far: socket.socket, near: socket.socket) -> None:
         with contextlib.suppress(OSError):
