@@ -66,6 +66,12 @@ class Tab:
         ((_, members),) = (await self.seen(key))["rosters"]
         return {member["user"]: {**member, "sessions": 1} for member in members}
 
+    def forgive(self, words: str) -> None:
+        """Errors of the page that the test expects: there must be one."""
+        expected = [error for error in self.page.errors if words in error]
+        assert expected, self.page.errors
+        self.page.errors = [error for error in self.page.errors if error not in expected]
+
     async def reload(self) -> None:
         """As a user reloads; returns when all channels are joined again."""
         await self.page.reload()
@@ -80,9 +86,9 @@ class Scene(Stage):
         self.front = front
         self.browser = browser
 
-    async def tab(self, user: str, *transports: str, beside: bool = False, profile: str = "", **options: Any) -> Tab:
-        """A tab in a browser of its own (or of a profile) whose user has joined the channel."""
-        return await self.busy_tab({"0": self.wish(user, *transports, **options)}, beside=beside, profile=profile)
+    async def tab(self, user: str, *transports: str, place: Frame | None = None, **options: Any) -> Tab:
+        """A tab whose user has joined the channel; its `place` as in `busy_tab`."""
+        return await self.busy_tab({"0": self.wish(user, *transports, **options)}, **place or {})
 
     def wish(self, user: str, *transports: str, **options: Any) -> Frame:
         """What a page is to begin for one client."""
@@ -90,10 +96,13 @@ class Scene(Stage):
         return {**wish, "transports": transports} if transports else wish
 
     async def busy_tab(
-        self, wishes: dict[str, Frame], *, url: str = "", beside: bool = False, profile: str = ""
+        self, wishes: dict[str, Frame], *, url: str = "", beside: bool = False, profile: str = "", show: bool = False
     ) -> Tab:
-        """A tab with several clients, by key; returns when all have joined, or were refused."""
-        query = urlencode({"begin": json.dumps(wishes)})
+        """A tab with several clients, by key; returns when all have joined, or were refused.
+
+        It is in a browser of its own unless a `profile` is named. With `show` it lists the members for a user.
+        """
+        query = urlencode({"begin": json.dumps(wishes), **({"show": ""} if show else {})})
         name = profile or self.name("profile")
         page = await self.browser.open(f"{url or self.front.url}/page.html?{query}", profile=name, beside=beside)
         await page.run("window.ready")

@@ -11,7 +11,7 @@ from tests.support.waiting import eventually, run_async
 
 @run_async
 async def test_tabs_on_every_transport_see_each_other_come_change_talk_and_go(scene: Scene) -> None:
-    tabs = await scene.tabs()
+    tabs = await scene.tabs(place={"show": True})
     bob = await scene.tab("bob", state={"mood": "awake"})
     for name, tab in tabs.items():
         await tab.hears("join", user="bob", state={"mood": "awake"})

@@ -47,6 +47,10 @@ class Front(Middle):
         """How many requests to that path came through to a node, so far."""
         return sum(1 for request in list(self.requests) if urlsplit(request.split(" ", 1)[1]).path == path)
 
+    def posted(self, session: str) -> int:
+        """How many requests with commands of that session came through, so far."""
+        return sum(1 for request in list(self.requests) if request.startswith("POST") and session in request)
+
     def close(self) -> None:
         """End it and all connections."""
         super().close()

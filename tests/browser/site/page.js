@@ -1,5 +1,7 @@
 // A page that uses the client as a page does, and notes everything that it is told. What its address asks for is begun
 // with every load, so a reloaded page does it again; tests begin more by `window.begin`, and read `window.journals`.
+// It shows nothing unless it is asked to: a page that has painted nothing still counts as loading, and is throttled
+// sooner when it is hidden.
 
 const asked = new URLSearchParams(location.search);
 
@@ -40,6 +42,7 @@ class Journal {
 }
 
 function show(channel) {
+  if (!asked.has("show")) return;
   const entries = [...channel.members.keys()].map((user) => {
     const entry = document.createElement("li");
     entry.textContent = user;
@@ -62,9 +65,12 @@ window.begin = async (key, { user, channel, state, as, from = "", server = "/", 
 window.shown = []; // of each pageshow, whether the page came out of the back-forward cache
 addEventListener("pageshow", ({ persisted }) => window.shown.push(persisted));
 
-// Numbers of whole seconds in which a timer of the page ran: how much it is throttled.
+// How often a timer of the page ran: shows how much it is throttled.
 window.ticks = 0;
-setInterval(() => window.ticks++, 100);
+(function tick() {
+  window.ticks++;
+  setTimeout(tick, 100);
+})();
 
 if (asked.has("begin")) {
   const wanted = Object.entries(JSON.parse(asked.get("begin")));
