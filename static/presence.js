@@ -167,7 +167,7 @@ export class Presence extends EventTarget {
         Object.assign(this, { status, transport, user });
         if (status === "closed") {
           this.#deaf.abort();
-          for (const room of rooms()) this.#drop(room, "unavailable");
+          for (const room of rooms()) this.#drop(room, detail.code === 4001 ? "unauthorized" : "unavailable");
         }
         this.#tell("status", detail);
       },

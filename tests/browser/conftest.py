@@ -36,6 +36,7 @@ def browser(chromium: Chromium, tmp_path: Path) -> Browser:
 def elsewhere() -> Iterator[Front]:
     """Another origin, which the nodes allow; only the page is there."""
     with Front() as front:
+        front.policy = "default-src 'self' http://127.0.0.1:* ws://127.0.0.1:*; img-src data:"
         yield front
 
 
