@@ -45,6 +45,7 @@ class StaticHandler(BaseHandler):
             raise NotFound("there is no such file")
         self.set_header("Content-Type", KINDS[path.suffix])
         self.set_header("Cache-Control", "no-cache")
+        self.set_header("Access-Control-Allow-Origin", "*")  # or pages of allowed origins could not import the client
         self.finish(path.read_bytes())
 
     head = get
