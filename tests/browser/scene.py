@@ -123,7 +123,8 @@ class Scene(Stage):
 
         async def enough() -> list[Frame]:
             found = await self.history("leave")
-            return found if len(found) >= count else []
+            assert len(found) >= count, found
+            return found
 
         found = await eventually(enough, SOON_S, 0.05, what=f"{count} leaves")
         leaves = {event["user"]: event for event in found}
