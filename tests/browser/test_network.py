@@ -88,6 +88,45 @@ async def test_a_transport_that_worked_survives_a_failure(scene: Scene) -> None:
 
 @pytest.mark.long
 @run_async
+async def test_a_proxy_that_keeps_answers_back_is_passed_by_polls(scene: Scene) -> None:
+    scene.front.muted = {"websocket", "sse"}
+    tab = await scene.tab("ann")
+    await scene.message("first")
+
+    assert (await tab.seen())["transport"] == "longpoll"
+    await heard_all(scene, {"ann": tab}, "first")
+
+
+@pytest.mark.long
+@run_async
+async def test_after_lost_data_pages_are_told_what_really_changed(own_stage: Any, browser: Browser) -> None:
+    stage = own_stage(nodes=2, ttl_ms=6000, grace_ms=4000, ping_ms=1000)
+    scene = Scene(stage.nodes, stage.redis, Front(stage.nodes), browser)
+    await scene.ask("PUT", "channels", scene.channel, "members", "ghost", json={"ttl_ms": 600_000})
+    tabs = await scene.tabs(state={"mood": "awake"})
+    heard = {name: len((await tab.seen())["events"]) for name, tab in tabs.items()}
+
+    scene.redis.client().flushall()
+
+    for name, tab in tabs.items():
+        seen = await tab.until(lambda seen: {"type": "sync"} in seen["events"], "the page has a new snapshot")
+        news = seen["events"][heard[name] :]
+        assert {"type": "leave", "user": "ghost", "info": {}, "state": {}} in news
+        await eventually(lambda tab=tab: same_members(scene, tab), 20, what="the page knows who is there")
+        for event in (await tab.seen())["events"][heard[name] :]:
+            assert event.get("user") != name, "it was there all the time"
+    await scene.message("first")
+    await heard_all(scene, tabs, "first")
+    await scene.aclose()
+
+
+async def same_members(scene: Scene, tab: Tab) -> bool:
+    members = await tab.roster()
+    return members == await scene.roster() and set(members) == set(TRANSPORTS)
+
+
+@pytest.mark.long
+@run_async
 async def test_a_line_that_died_without_a_word_is_noticed_and_nothing_is_lost(scene: Scene) -> None:
     tab = await scene.tab("ann", "websocket")
     await scene.message("first")

@@ -33,6 +33,8 @@ class Front(Middle):
         self.nodes = list(nodes)
         self.barred: set[str] = set()
         """The transports whose requests are answered with 403."""
+        self.muted: set[str] = set()
+        """The transports whose answers are kept back, as a proxy does that buffers them."""
         self.refused: list[str] = []
         """The transport of each of these requests, in order."""
         self.token_ttl_s = 600.0
@@ -72,7 +74,11 @@ class Front(Middle):
             answer = self._own(target, headers)
             if answer is None:
                 self.requests.append(f"{method} {target}")
-                self._forward(near, _closing(head, headers) + rest)
+                if transport_of(urlsplit(target).path, headers) in self.muted:
+                    while near.recv(LIMIT_BYTES):
+                        pass
+                else:
+                    self._forward(near, _closing(head, headers) + rest)
             else:
                 near.sendall(answer)
                 near.shutdown(socket.SHUT_WR)
