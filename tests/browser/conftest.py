@@ -15,7 +15,7 @@ from tests.support.front import Front
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
 
-PATIENT = {"ttl_ms": 20_000, "grace_ms": 4000, "ping_ms": 1000}
+PATIENT = {"ttl_ms": 20_000, "grace_ms": 4000, "ping_ms": 2500}
 """So much time has a page to come back, on a busy machine, too; and what comes before the ttl comes by the grace."""
 
 
