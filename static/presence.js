@@ -197,14 +197,17 @@ export class Presence extends EventTarget {
   #announce(room, news) {
     for (const event of news) {
       const { type, user, state } = event;
-      if (type === "update" && user === this.user && room.state) room.state = state;
+      if (type === "update" && user === this.user && room.state) {
+        if (event.seq) room.state = state;
+        else room.dirty = true; // the server lost it
+      }
       room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
       if (type === "sync") this.#entered(room);
     }
   }
 
   #entered(room) {
-    if (room.dirty) this.#act(room, "set", room).catch(() => {});
+    if (room.dirty) this.#act(room, "set", { state: room.state }).catch(() => {});
     for (const { resolve } of room.waiting.splice(0)) resolve();
   }
 
