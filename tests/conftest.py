@@ -120,7 +120,7 @@ def nginx(
     server.nodes = nodes
     yield server
     server.stop()
-    _end(request.config, nodes)
+    end_nodes(request.config, nodes)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.browser.conftest import PATIENT
 from tests.browser.scene import TRANSPORTS, Scene
 from tests.support import tokens
@@ -22,6 +24,8 @@ HOSTILE = (
 )
 
 
+@pytest.mark.long
+@pytest.mark.sample
 @run_async
 async def test_a_token_function_is_asked_in_time_and_nobody_leaves_or_reconnects(scene: Scene) -> None:
     scene.front.token_ttl_s = 3
@@ -57,6 +61,8 @@ async def test_a_text_token_that_ends_closes_the_client(scene: Scene) -> None:
         assert (seen["refused"], seen["status"], seen["statuses"][-1]["code"]) == ("unauthorized", "closed", 4001)
 
 
+@pytest.mark.long
+@pytest.mark.sample
 @run_async
 async def test_where_no_worker_may_run_the_page_itself_shows_life(quick_scene: Scene) -> None:
     scene = quick_scene
@@ -70,6 +76,8 @@ async def test_where_no_worker_may_run_the_page_itself_shows_life(quick_scene: S
     tab.forgive("Content Security Policy")
 
 
+@pytest.mark.long
+@pytest.mark.sample
 @run_async
 async def test_a_page_of_another_origin_is_served_by_every_transport(scene: Scene, elsewhere: Front) -> None:
     there = {"from": scene.front.url, "server": scene.front.url}
@@ -78,8 +86,8 @@ async def test_a_page_of_another_origin_is_served_by_every_transport(scene: Scen
 
     for name in TRANSPORTS:
         await tab.hears("message", key=name, name="hello")
-        session = (await tab.seen(name))["session"]
-        await eventually(lambda session=session: name == "websocket" or scene.front.posted(session), what="a beat")
+    kept = [(await tab.seen(name))["session"] for name in ("sse", "longpoll")]
+    await eventually(lambda: all(scene.front.posted(session) for session in kept), what="signs of life")
     await tab.page.close()
     leaves = await scene.leaves(3)
     assert {leave["reason"] for leave in leaves.values()} == {"timeout"}
@@ -87,9 +95,7 @@ async def test_a_page_of_another_origin_is_served_by_every_transport(scene: Scen
 
 @run_async
 async def test_names_that_mean_something_elsewhere_are_only_names(scene: Scene) -> None:
-    wishes = {
-        name: scene.wish(name, TRANSPORTS[at % 3], state={"__proto__": name}) for at, name in enumerate(HOSTILE)
-    }
+    wishes = {name: scene.wish(name, TRANSPORTS[at % 3], state={"__proto__": name}) for at, name in enumerate(HOSTILE)}
     tab = await scene.busy_tab(wishes)
     watching = await scene.tab("watching", place={"show": True})
 
@@ -109,6 +115,8 @@ async def test_names_that_mean_something_elsewhere_are_only_names(scene: Scene) 
     ]
 
 
+@pytest.mark.long
+@pytest.mark.sample
 @run_async
 async def test_two_clients_in_one_page_are_two_and_a_closed_one_frees_everything(scene: Scene) -> None:
     watcher = await scene.tab("watcher")

@@ -123,7 +123,7 @@ async def test_after_lost_data_pages_are_told_what_really_changed(own_stage: Any
 async def same_members(scene: Scene, tab: Tab) -> bool:
     members = await tab.roster()
     states = {user: member["state"] for user, member in members.items()}
-    return members == await scene.roster() and states == dict.fromkeys(TRANSPORTS, {"mood": "awake"})
+    return members == await scene.roster() and states == {name: {"mood": "awake"} for name in TRANSPORTS}
 
 
 @pytest.mark.long

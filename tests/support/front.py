@@ -10,8 +10,8 @@ import itertools
 import socket
 import threading
 from collections.abc import Sequence
-from email.parser import BytesParser
 from email.message import Message
+from email.parser import BytesParser
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -162,5 +162,7 @@ def _closing(head: bytes, headers: Message) -> bytes:
 
 
 def _answer(status: int, kind: str, body: bytes, more: str = "") -> bytes:
-    head = f"HTTP/1.1 {status} -\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n"
+    head = (
+        f"HTTP/1.1 {status} -\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n{more}\r\n"
+    )
     return head.encode() + body
