@@ -1,4 +1,4 @@
-// Browser client of the presence server: docs/browser.md.
+// See docs/browser.md.
 import { Line, LINKS } from "./client/line.js";
 import { Roster } from "./client/roster.js";
 
@@ -159,7 +159,7 @@ export class Presence extends EventTarget {
       take: (frame) => this.#take(frame),
       reply: (frame) => this.#reply(frame),
       lost: () => {
-        for (const id of this.#replies.keys()) this.#reply({ type: "error", id, code: "unavailable", message: "cut off" });
+        for (const id of this.#replies.keys()) this.#reply({ type: "error", id, code: "unavailable" });
         for (const room of rooms()) room.dirty = !!room.state;
       },
       changed: (detail) => {
@@ -196,18 +196,15 @@ export class Presence extends EventTarget {
 
   #announce(room, news) {
     for (const event of news) {
-      const { type, user, state } = event;
-      if (type === "update" && user === this.user && room.state) {
-        if (event.seq) room.state = state; // another tab's, perhaps
-        else room.dirty = true; // lost by the server
-      }
+      const { type, user, state, seq } = event;
+      if (type === "update" && user === this.user && room.state) room[seq ? "state" : "dirty"] = state;
       room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
       if (type === "sync") this.#entered(room);
     }
   }
 
   #entered(room) {
-    if (room.dirty) this.#act(room, "set", { state: room.state }).catch(() => {});
+    if (room.dirty) room.channel.set(room.state).catch(() => {});
     for (const { resolve } of room.waiting.splice(0)) resolve();
   }
 

@@ -62,3 +62,21 @@ async def test_a_closed_tab_is_gone_one_grace_later_and_with_leave_on_hide_at_on
     for name in TRANSPORTS:
         assert leaves[name]["reason"] == "timeout"
         assert PATIENT["grace_ms"] <= leaves[name]["at"] - closed_ms < PATIENT["ttl_ms"] - 5000
+
+
+@run_async
+async def test_a_state_that_is_set_while_joining_is_set(scene: Scene) -> None:
+    tab = await scene.busy_tab({name: scene.wish(name, name, channel="") for name in TRANSPORTS})
+    both = """async (name, channel) => {
+      const { client } = journals.get(name);
+      await client.join(`${channel} of others`);
+      await Promise.all([client.join(channel), client.join(channel, { state: { mood: "awake" } })]);
+    }"""
+
+    await asyncio.gather(*(tab.page.run(both, name, scene.channel) for name in TRANSPORTS))
+
+    async def set_for_all() -> bool:
+        members = await scene.roster()
+        return [members[name]["state"] for name in TRANSPORTS] == [{"mood": "awake"}] * 3
+
+    await eventually(set_for_all)
