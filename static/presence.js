@@ -1,9 +1,7 @@
 // See docs/browser.md.
-import { Line, LINKS } from "./client/line.js";
+import { pause } from "./client/backoff.js";
+import { Line } from "./client/line.js";
 import { Roster } from "./client/roster.js";
-
-const MOST_PLACES = 20;
-const RETRY_MS = 1000;
 
 /** Events: `join`, `leave`, `update`, `message` with the wire event as `detail`; `sync`. */
 export class Channel extends EventTarget {
@@ -48,7 +46,7 @@ export class Presence extends EventTarget {
   user;
   #line;
   #rooms = new Map();
-  #later = [];
+  #leaving = new Map();
   #replies = new Map();
   #lastId = 0;
   #deaf = new AbortController();
@@ -56,8 +54,7 @@ export class Presence extends EventTarget {
   /** @param {string} url @param {import("./client/types.js").Options} options */
   constructor(url, options) {
     super();
-    const { token, session, transports = [...LINKS.keys()], leaveOnHide } = options;
-    if (!transports.every((name) => LINKS.has(name))) throw new TypeError("no such transport");
+    const { token, session, transports, leaveOnHide } = options;
     this.#line = new Line(this.#owner(), url, token, transports, session);
     const on = (target, type, act) => target.addEventListener(type, act, { signal: this.#deaf.signal });
     on(window, "pagehide", () => {
@@ -75,7 +72,9 @@ export class Presence extends EventTarget {
 
   /** @param {string} name @param {import("./client/types.js").How} [how] @returns {Promise<Channel>} */
   async join(name, how = {}) {
-    const { state, as = "member" } = how;
+    const { state, as = "member" } = fitting(how);
+    const leaving = this.#leaving.get(name);
+    if (this.#leaving.delete(name)) await leaving;
     if (this.status === "closed") throw failure("unavailable");
     let room = this.#rooms.get(name);
     if (!room) {
@@ -84,7 +83,7 @@ export class Presence extends EventTarget {
       this.#rooms.set(name, room);
       this.#enter(room);
     } else if (state) await this.#act(room, "set", { state });
-    await whenIn(room);
+    if (!room.roster.synced) await entry(room);
     return room.channel;
   }
 
@@ -92,10 +91,9 @@ export class Presence extends EventTarget {
   async send(command) {
     const { link } = this.#line;
     if (!link) throw failure("unavailable");
-    if (new Blob([JSON.stringify(command)]).size > 16_000) throw failure("too_large");
     return new Promise((resolve, reject) => {
       const done = (reply) => (reply.type === "error" ? reject(failure(reply.code, reply.message)) : resolve(reply));
-      link.send([this.#numbered(command, done)]);
+      link.send([this.#numbered(fitting(command), done)]);
     });
   }
 
@@ -105,18 +103,25 @@ export class Presence extends EventTarget {
 
   async #act(room, type, more) {
     const { name: channel, roster } = room;
-    const { link } = this.#line;
-    const command = { type, channel, ...more };
     if (this.#rooms.get(channel) !== room) throw failure("not_joined");
     if (type === "set") {
-      room.state = more.state;
-      room.dirty = !link || !roster.synced;
-      if (room.dirty) return whenIn(room);
-    } else if (type === "leave") {
-      this.#drop(room, "not_joined");
-      if (!link) return this.#later.push(command);
+      Object.assign(room, fitting(more), { dirty: true });
+      if (!this.#line.link || !roster.synced) await entry(room);
+      more = { state: room.state };
     }
-    return this.send(command);
+    if (type !== "leave") return this.send({ type, channel, ...more });
+    this.#drop(room, "not_joined");
+    const left = this.#leave(channel);
+    this.#leaving.set(channel, left);
+    return left;
+  }
+
+  async #leave(channel) {
+    do {
+      const { code } = await this.send({ type: "leave", channel }).catch((error) => error);
+      if (passes(code)) await pause();
+      else this.#leaving.delete(channel);
+    } while (this.#leaving.has(channel));
   }
 
   #enter(room) {
@@ -127,13 +132,16 @@ export class Presence extends EventTarget {
 
   #joinOf(room) {
     const { name: channel, as, state, roster } = room;
-    const command = { type: "join", channel, as, cursor: roster.cursor || null, ...(room.dirty && { state }) };
-    room.dirty = false;
+    const command = { type: "join", channel, as, cursor: roster.cursor || null, ...(!roster.synced && { state }) };
     return this.#numbered(command, (reply) => reply.type === "error" && this.#refused({ ...reply, channel }));
   }
 
   #numbered(command, done) {
-    this.#replies.set(++this.#lastId, done);
+    this.#replies.set(++this.#lastId, (reply) => {
+      const room = this.#rooms.get(command.channel);
+      if (room && room.state === command.state && !passes(reply.code)) room.dirty = false;
+      done(reply);
+    });
     return { ...command, id: this.#lastId };
   }
 
@@ -146,13 +154,10 @@ export class Presence extends EventTarget {
   #owner() {
     const rooms = () => [...this.#rooms.values()];
     return {
-      hello: (http) => {
-        const joins = rooms().filter(({ dirty }) => dirty || !http);
-        return [...this.#later.splice(0), ...joins.map((room) => this.#joinOf(room))];
-      },
+      hello: (http) => rooms().flatMap((room) => (http && room.roster.synced ? [] : this.#joinOf(room))),
       places: () => {
-        for (const { name: channel } of rooms().slice(MOST_PLACES)) {
-          this.#refused({ code: "limit", message: `over ${MOST_PLACES} channels`, channel });
+        for (const { name: channel } of rooms().slice(20)) {
+          this.#refused({ code: "limit", message: "over 20 channels", channel });
         }
         return rooms().map(({ name: channel, as, roster: { cursor } }) => ({ channel, as, cursor }));
       },
@@ -160,13 +165,13 @@ export class Presence extends EventTarget {
       reply: (frame) => this.#reply(frame),
       lost: () => {
         for (const id of this.#replies.keys()) this.#reply({ type: "error", id, code: "unavailable" });
-        for (const room of rooms()) room.dirty = !!room.state;
       },
       changed: (detail) => {
         const { status, transport, user = this.user } = detail;
         Object.assign(this, { status, transport, user });
         if (status === "closed") {
           this.#deaf.abort();
+          this.#leaving.clear();
           for (const room of rooms()) this.#drop(room, detail.code === 4001 ? "unauthorized" : "unavailable");
         }
         this.#tell("status", detail);
@@ -185,27 +190,29 @@ export class Presence extends EventTarget {
   #take(frame) {
     const { type, channel, cursor, events, recovered } = frame;
     const room = this.#rooms.get(channel);
+    this.#reply(frame);
     if (channel === "@inbox") this.#tell("inbox", { cursor, events });
     else if (room && (type === "events" || type === "joined")) {
       this.#announce(room, room.roster.take(frame));
       if (recovered) this.#entered(room);
       else if (room.roster.after && !events) this.#readRest(room);
     }
-    this.#reply(frame);
   }
 
   #announce(room, news) {
     for (const event of news) {
       const { type, user, state, seq } = event;
-      if (type === "update" && user === this.user && room.state) room[seq ? "state" : "dirty"] = state;
+      if (seq && type === "update" && user === this.user && !room.dirty) room.state = state; // perhaps another tab's
       room.channel.dispatchEvent(new CustomEvent(type, { detail: event }));
       if (type === "sync") this.#entered(room);
     }
   }
 
   #entered(room) {
-    if (room.dirty) room.channel.set(room.state).catch(() => {});
-    for (const { resolve } of room.waiting.splice(0)) resolve();
+    const { name: channel, state, dirty, roster, waiting } = room;
+    const lost = state && JSON.stringify(roster.members.get(this.user)?.state) === "{}";
+    if (dirty || lost) this.send({ type: "set", channel, state }).catch(() => {});
+    for (const { resolve } of waiting.splice(0)) resolve();
   }
 
   async #readRest(room) {
@@ -215,7 +222,7 @@ export class Presence extends EventTarget {
         this.#announce(room, roster.page(await this.send({ type: "who", channel, limit: 1000, after }), after));
       } catch {
         if (!this.#line.link) return; // there will be another snapshot
-        await new Promise((done) => setTimeout(done, RETRY_MS));
+        await pause();
       }
     }
   }
@@ -223,12 +230,11 @@ export class Presence extends EventTarget {
   #refused({ code, message, channel, retry_ms }) {
     const room = this.#rooms.get(channel);
     const synced = room?.roster.synced;
-    const { isHttp, aliveAt, ttl_ms } = this.#line;
+    const { isHttp, aliveAt, link } = this.#line;
     if (code === "not_joined" && !synced) return; // of before the `join`, or after the `leave`
-    const lapsed = code === "not_joined" && isHttp && Date.now() - aliveAt > ttl_ms;
+    const lapsed = code === "not_joined" && isHttp && Date.now() - aliveAt > link?.ttl_ms;
     if (room && (lapsed || code === "unavailable" || (synced && code === "limit" && retry_ms))) {
-      room.dirty = !!room.state;
-      setTimeout(() => this.#enter(room), (retry_ms ?? RETRY_MS) * (1 + Math.random()));
+      pause(retry_ms).then(() => this.#enter(room));
     } else if (!room || !this.#drop(room, code, message)) this.#tell("error", { code, message, channel });
   }
 
@@ -237,8 +243,17 @@ export class Presence extends EventTarget {
   }
 }
 
-async function whenIn({ roster, waiting, dirty }) {
-  if (dirty || !roster.synced) await new Promise((resolve, reject) => waiting.push({ resolve, reject }));
+function entry({ waiting }) {
+  return new Promise((resolve, reject) => waiting.push({ resolve, reject }));
+}
+
+function fitting(value) {
+  if (JSON.stringify(value).length > 16_000) throw failure("too_large");
+  return value;
+}
+
+function passes(code) {
+  return code === "unavailable" || code === "limit";
 }
 
 function failure(code, message = code) {

@@ -3,6 +3,10 @@ export function backoff(attempt, random = Math.random) {
   return random() * Math.min(30_000, 500 * 2 ** attempt);
 }
 
+export function pause(ms = 1000) {
+  return new Promise((done) => setTimeout(done, ms * (1 + Math.random())));
+}
+
 // Milliseconds until a JWT should be replaced, as setTimeout can count; NaN: unknown.
 export function refreshIn(token, now = Date.now()) {
   try {

@@ -1,16 +1,18 @@
-import { backoff, refreshIn } from "./backoff.js";
+import { backoff, pause, refreshIn } from "./backoff.js";
 
 const STORED = "presence-transport";
 const PATIENCE = 3;
+const TOKEN_MS = 30_000;
 const WELCOME_MS = 6000;
-const STEADY_MS = 5000;
 const QUIET_MS = 37_000;
 const BETTER_MS = 300_000;
 
-let memory = {};
-try {
-  memory = sessionStorage;
-} catch {} // forbidden
+function stored(name) {
+  try {
+    if (name) sessionStorage[STORED] = name;
+    return sessionStorage[STORED];
+  } catch {} // forbidden or full
+}
 
 export class Line {
   #timers = new Map();
@@ -19,17 +21,12 @@ export class Line {
   #failures = 0;
   #refused = false;
 
-  constructor(owner, url, token, names, session) {
-    this.owner = owner;
-    this.given = session;
-    this.base = url;
-    this.token = token;
+  constructor(owner, base, token, names = Object.keys(LINKS), given) {
+    Object.assign(this, { owner, base, token, names, given });
     this.ask = typeof token === "function" && token;
-    this.names = names;
-    this.worked = memory[STORED];
+    this.worked = stored();
     this.at = Math.max(0, names.indexOf(this.worked));
-    this.session = session ?? newSession();
-    queueMicrotask(() => this.open());
+    this.show();
   }
 
   get isHttp() {
@@ -40,7 +37,7 @@ export class Line {
     const url = new URL(this.base, location.href);
     url.protocol = scheme + (/s:$/.test(url.protocol) ? "s" : "");
     url.pathname = url.pathname.replace(/\/?$/, "/v1/") + path;
-    url.search = String(new URLSearchParams([["session", this.session], ...query]));
+    url.search = new URLSearchParams([["session", this.session], ...query]);
     return url.href;
   }
 
@@ -52,31 +49,29 @@ export class Line {
       return response;
     }
     const { code: refusal, detail, retry_ms } = await response.json().catch(() => ({}));
-    const code = !refusal ? 1006 : status === 401 ? 4001 : status < 500 ? 4000 : 4100;
+    const code = !refusal ? 1006 : status === 401 ? 4001 : status < 429 ? 4000 : 4100;
     throw Object.assign(new Error(detail ?? `HTTP ${status}`), { refusal, code, retry_ms });
   }
 
   take(link, frame) {
-    const { type } = frame;
     if (link !== this.link && link !== this.next) return;
     link.silent = 0;
-    if (type === "welcome") this.#welcomed(link, frame);
-    else if (type === "close") this.end(link, frame);
-    else if (type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
+    if (frame.type === "welcome") this.#welcomed(link, frame);
+    else if (frame.type === "close") this.end(link, frame);
+    else if (frame.type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
     else this.owner.take(frame);
   }
 
   end(link, { code, message, retry_ms = 0 }) {
-    const replaced = code === 4009 && !this.given; // by a late request of our own
-    const final = code >= 4000 && code < 4100 && !replaced;
+    const own = code === 4009 && !this.given; // a late request of ours
+    const final = code >= 4000 && code < 4100 && !own;
     if (link === this.next) {
-      const better = this.opening !== this.names[this.at];
+      const { opening } = this;
       this.#abandon();
-      if (this.link && better && !final) return;
-      if (!(code >= 4000) && this.#fallBack() && !this.link) return this.open();
+      if (this.link && opening !== this.transport && !final) return this.#keep();
+      if (link && !(code >= 4000) && this.#fallBack() && !this.link) return this.open();
     } else if (link === this.link) {
       this.#drop();
-      if (Date.now() - this.since > STEADY_MS) this.#attempt = 0;
       if (this.opening && (!final || code === 4009)) return this.#say("connecting");
     } else return;
     const another = code === 4001 && this.ask && !this.#refused;
@@ -87,36 +82,34 @@ export class Line {
   }
 
   async open(name = this.names[this.at]) {
+    if (this.closed) return;
     this.#abandon();
     this.#stop("wait", "replace");
     const turn = this.#turn;
+    const limit = (ms) => this.#after("welcome", ms, () => this.end(this.next, { message: "too late" }));
     this.opening = name;
-    this.again = false;
     if (!this.link) this.#say("connecting");
+    limit(TOKEN_MS);
     try {
       const token = this.ask ? await this.ask() : this.token;
       if (turn !== this.#turn) return;
       this.token = token;
       this.next = {};
-      this.next = new (LINKS.get(name))(this);
-      this.#after("welcome", WELCOME_MS, () => this.end(this.next, { message: "no welcome" }));
+      limit(WELCOME_MS);
+      this.next = new LINKS[name](this);
     } catch ({ message }) {
-      if (turn !== this.#turn) return;
-      if (this.next) return this.end(this.next, { message });
-      this.opening = undefined;
-      this.#wait({ message: `no token: ${message}` });
+      if (turn === this.#turn) this.end(this.next, { message });
     }
   }
 
   replace() {
-    this.again = !!this.next;
-    if (this.link && !this.opening) this.#after("replace", 0, () => this.open(this.transport));
+    if (this.link || this.next) this.#after("replace", 0, () => this.open(this.opening ?? this.transport));
   }
 
   hurry() {
     if (this.#timers.has("wait")) this.#after("wait", 300 * Math.random(), () => this.open());
     else if (this.link) {
-      this.link.silent = this.#patience - 1;
+      this.link.silent = 2;
       this.#tick();
     }
   }
@@ -127,15 +120,15 @@ export class Line {
     this.#abandon();
     this.#drop();
     this.#stop(...this.#timers.keys());
-    for (const some of chunks(last, 50)) navigator.sendBeacon(url, JSON.stringify(some));
+    for (const some of chunks(last)) navigator.sendBeacon(url, JSON.stringify(some));
   }
 
   show() {
-    this.session = this.given ?? newSession();
-    this.open();
+    this.session = this.given ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+    queueMicrotask(() => this.open());
   }
 
-  close(code = 1000, message = "") {
+  close(code, message) {
     if (this.closed) return;
     this.hide();
     this.closed = true;
@@ -143,23 +136,20 @@ export class Line {
   }
 
   #welcomed(link, { user, node, idle, ttl_ms = 30_000, ping_ms = 10_000 }) {
-    const before = this.link;
     if (this.transport === "websocket") this.owner.lost();
-    memory[STORED] = this.worked = this.transport = this.opening;
+    this.link?.close();
+    stored((this.worked = this.transport = this.opening));
     this.at = this.names.indexOf(this.worked);
     this.next = this.opening = undefined;
-    this.link = Object.assign(link, { idle });
+    this.link = Object.assign(link, { idle, ttl_ms, ping_ms });
     this.#stop("welcome");
-    before?.close();
     this.#failures = 0;
     this.#refused = false;
-    this.since = this.aliveAt = Date.now();
-    Object.assign(this, { ttl_ms, ping_ms });
+    this.aliveAt = Date.now();
     this.#keep();
     this.#tick();
     this.#say("online", { node, user });
     if (!this.isHttp) link.send(this.owner.hello());
-    else if (this.again) this.replace();
   }
 
   #fallBack() {
@@ -198,24 +188,25 @@ export class Line {
         this.worker = new Worker(new URL("keeper.js", import.meta.url), { type: "module" });
         this.worker.onmessage = () => (this.aliveAt = Date.now());
         const init = { method: "POST", headers: this.#headers, body: '{"type":"beat"}' };
-        this.worker.postMessage([this.url("commands", []), init, this.ping_ms]);
+        this.worker.postMessage([this.url("commands", []), init, this.link.ping_ms]);
       }
     } catch {} // forbidden: the page beats
     if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(this.names[0]));
-    const refreshMs = this.ask ? refreshIn(this.token) : NaN;
-    if (refreshMs) this.#after("refresh", refreshMs, () => this.#refresh());
-  }
-
-  get #patience() {
-    return this.isHttp ? Math.max(3, QUIET_MS / this.ping_ms) : 3;
+    const refreshMs = refreshIn(this.token);
+    if (this.ask && refreshMs) this.#after("refresh", refreshMs, () => this.#refresh());
   }
 
   // In ticks: who was frozen has not read yet what is there.
   #tick() {
-    const { link, ping_ms } = this;
-    this.#after("tick", ping_ms, () => this.#tick());
-    if (!link.idle && link.silent++ > this.#patience) this.end(link, { message: "silent" });
-    else if (this.isHttp ? Date.now() - this.aliveAt > 1.5 * ping_ms : link.silent > 2) link.send([{ type: "beat" }]);
+    const { link, isHttp } = this;
+    const { ping_ms, idle } = link;
+    this.#after("tick", ping_ms, () => {
+      this.#attempt = 0;
+      this.#tick();
+    });
+    const patience = isHttp ? Math.max(3, QUIET_MS / ping_ms) : 3;
+    if (!idle && link.silent++ > patience) this.end(link, { message: "silent" });
+    else if (isHttp ? Date.now() - this.aliveAt > 1.5 * ping_ms : link.silent > 2) link.send([{ type: "beat" }]);
   }
 
   async #refresh() {
@@ -229,7 +220,7 @@ export class Line {
   }
 
   get #headers() {
-    return { Authorization: `Bearer ${this.token}`, "Content-Type": "application/json" };
+    return { Authorization: `Bearer ${this.token}` };
   }
 
   #say(status, more) {
@@ -249,15 +240,9 @@ export class Line {
   }
 }
 
-function newSession() {
-  return crypto.getRandomValues(new Uint32Array(4)).join("-");
-}
-
-// ---- the three wires: `send`, `close`, `silent` ----
+// ---- the three wires: `send` and `close` ----
 
 class WebSocketLink {
-  silent = 0;
-
   constructor(line) {
     this.socket = new WebSocket(line.url("ws", [["token", line.token]], "ws"));
     this.socket.onmessage = ({ data }) => line.take(this, JSON.parse(data));
@@ -274,18 +259,17 @@ class WebSocketLink {
 }
 
 class HttpLink {
-  silent = 0;
   #posted = Promise.resolve();
   #ended = new AbortController();
 
   constructor(line) {
     this.line = line;
     this.owner = line.owner;
-    this.send(this.owner.hello(true)).then(() => this.#begin()).catch((error) => line.end(this, error));
+    this.#begin().catch((error) => line.end(this, error));
   }
 
   send(commands) {
-    for (const some of chunks(commands, 8)) this.#posted = this.#posted.then(() => this.#post(some));
+    for (const some of chunks(commands)) this.#posted = this.#posted.then(() => this.#post(some));
     return this.#posted;
   }
 
@@ -294,6 +278,7 @@ class HttpLink {
   }
 
   async #begin() {
+    await this.send(this.owner.hello(true));
     if (this.owner.places().length) return this.run();
     await this.send([{ type: "beat" }]);
     this.line.take(this, { type: "welcome", idle: true });
@@ -324,12 +309,9 @@ class SseLink extends HttpLink {
       const { value, done } = await reader.read();
       if (done) throw new Error("the stream ended");
       this.silent = 0;
-      const blocks = (text + value).split("\n\n");
-      text = blocks.pop();
-      for (const block of blocks) {
-        const data = /^data: ([^\n]*)/m.exec(block);
-        if (data) this.line.take(this, JSON.parse(data[1]));
-      }
+      const lines = (text + value).split("\n");
+      text = lines.pop();
+      for (const line of lines) if (line.startsWith("data:")) this.line.take(this, JSON.parse(line.slice(5)));
     }
   }
 }
@@ -341,14 +323,14 @@ class LongPollLink extends HttpLink {
       since = next;
       this.silent = 0;
       for (const frame of frames) this.line.take(this, frame);
-      if (frames.some(({ type }) => type === "error")) await new Promise((done) => setTimeout(done, 1000));
+      if (frames.some(({ type }) => type === "error")) await pause();
     }
     this.idle = true;
   }
 }
 
-export function chunks(list, size) {
+export function chunks(list, size = 8) {
   return list.length ? [list.slice(0, size), ...chunks(list.slice(size), size)] : [];
 }
 
-export const LINKS = new Map([["websocket", WebSocketLink], ["sse", SseLink], ["longpoll", LongPollLink]]);
+const LINKS = { websocket: WebSocketLink, sse: SseLink, longpoll: LongPollLink };

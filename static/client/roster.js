@@ -20,25 +20,27 @@ export class Roster {
     } else if (epoch !== this.#epoch || !(seq < this.#seq) || this.#draft) {
       this.#epoch = epoch;
       this.#seq = seq;
-      const after = truncated && members.at(-1)?.user;
-      this.#draft = { members: byUser(members), after, seq, touched: new Map() };
-      if (!after) yield* this.#adopt();
+      this.#draft = { members: new Map(), events: [] };
+      yield* this.#read(seq, members, truncated && members.at(-1)?.user);
     }
   }
 
   *page({ cursor, members, next }, after) {
     const [epoch, seq] = parse(cursor);
-    const draft = this.#draft;
-    if (draft?.after !== after || epoch !== this.#epoch || seq < draft.seq) return; // of an older snapshot
-    for (const [user, member] of byUser(members)) {
-      if (!(draft.touched.get(user) > seq)) draft.members.set(user, member);
-    }
-    Object.assign(draft, { after: next, seq });
-    if (!next && this.#seq >= seq) yield* this.#adopt();
+    if (epoch !== this.#epoch || after !== this.after || seq < this.#draft.seq) return; // of an older snapshot
+    yield* this.#read(seq, members, next);
+  }
+
+  *#read(seq, members, after) {
+    for (const member of members) this.#draft.members.set(member.user, member);
+    Object.assign(this.#draft, { seq, after });
+    yield* this.#adopt();
   }
 
   *#adopt() {
-    const { members } = this.#draft;
+    const { members, events, seq, after } = this.#draft;
+    if (after || this.#seq < seq) return;
+    for (const event of events) put(members, event);
     const known = this.synced ? new Map(this.members) : members;
     this.#draft = undefined;
     this.synced = true;
@@ -56,11 +58,10 @@ export class Roster {
   *#fold(event) {
     if (event.seq <= this.#seq) return;
     this.#seq = event.seq;
-    const draft = this.#draft;
-    draft?.touched.set(event.user, event.seq);
-    put(draft?.members ?? this.members, event);
-    if (!draft || event.type === "message") yield event;
-    if (draft && !draft.after && this.#seq >= draft.seq) yield* this.#adopt();
+    if (this.#draft) this.#draft.events.push(event);
+    else put(this.members, event);
+    if (!this.#draft || event.type === "message") yield event;
+    if (this.#draft) yield* this.#adopt();
   }
 }
 
@@ -69,10 +70,6 @@ function put(members, { type, user, info, state, at }) {
   if (type === "leave") members.delete(user);
   else if (type === "join") members.set(user, { user, info, state, since: at });
   else if (type === "update" && known) members.set(user, { ...known, state, info: info ?? known.info });
-}
-
-function byUser(members) {
-  return new Map(members.map((member) => [member.user, member]));
 }
 
 function parse(cursor) {

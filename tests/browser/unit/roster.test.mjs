@@ -110,6 +110,14 @@ test("a page of an older snapshot is not taken", () => {
   assert.deepEqual([...roster.members.keys()], ["a"]);
 });
 
+test("a page that was read before the snapshot is not taken", () => {
+  const roster = new Roster();
+  take(roster, joined("e:10", [member("a")], { truncated: true }));
+  take(roster, joined("e:20", [member("a")], { truncated: true }));
+  assert.deepEqual([...roster.page({ type: "who", cursor: "e:15", members: [member("ghost")] }, "a")], []);
+  assert.equal(roster.after, "a");
+});
+
 test("users may be called like what objects have", () => {
   const names = ["__proto__", "constructor", "toString", "<img src=x onerror=alert(1)>"];
   const roster = begun(...names);
