@@ -128,10 +128,11 @@ class Node:
                 log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
         await self.webhooks.start()
         # Not before: a proxy takes an open port for a node that answers, and would let requests wait there.
+        host, port = self.settings.host, self.settings.port
         try:
-            sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
+            sockets = bind_sockets(port, host, backlog=BACKLOG)
         except OSError as error:
-            raise CannotListen(f"cannot listen at {self.settings.host}:{self.settings.port}: {error.strerror}") from error
+            raise CannotListen(f"cannot listen at {host}:{port}: {error.strerror}") from error
         self.port = sockets[0].getsockname()[1]
         self._server = HTTPServer(
             make_application(self.services),
