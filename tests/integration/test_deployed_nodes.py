@@ -95,7 +95,7 @@ def test_the_proxy_of_the_images_knows_its_nodes(tmp_path: Path) -> None:
 
     text = (tmp_path / "nginx" / "presence.conf").read_text("utf-8")
     nodes = re.findall(r"^ *server ([\w.:]+) ", text, re.MULTILINE)
-    assert nodes == [f"node{number}:8080" for number in (1, 2, 3)]
+    assert nodes == [f"node{number}:8080" for number in (1, 2, 3)] * 2
     assert re.findall(r"^ *listen (.*);", text, re.MULTILINE) == ["8080", "8090"]
     for path in (tmp_path / "nginx").glob("*.conf"):  # names that only Docker knows, and ports that may be taken
         own = re.sub(r"node\d:8080", "127.0.0.1:1", path.read_text("utf-8")).replace("listen 80", "listen 127.0.0.1:80")
