@@ -168,7 +168,7 @@ class Node:
         for session in self.registry.all():
             session.shut(CloseCode.DRAIN, "this node is going; come back at once")
         for _ in range(20):
-            if not self.services.admission.connections and not self.takers.answering:
+            if not (self.services.admission.connections or self.takers.answering or self.services.answering):
                 break
             await asyncio.sleep(0.05)
 

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.exceptions import WebSocketException
 
+from tests.support import tokens
 from tests.support.clients import TRANSPORTS, Client
 from tests.support.clients.base import ABNORMAL, CommandError
-from tests.support.http import Refused, request
+from tests.support.http import Exchange, Refused, request
 from tests.support.nginx import Nginx, free_port
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
@@ -183,6 +184,26 @@ async def test_who_is_closed_at_the_end_of_a_drain_cannot_come_back_to_that_node
     with pytest.raises(OSError):
         await ann.reconnect()
     assert stage.a.running
+
+
+@run_async
+async def test_a_change_under_way_when_a_drain_ends_is_answered_and_its_connection_not_used_again(
+    own_stage: StageMaker,
+) -> None:
+    stage = own_stage(nodes=1, drain_ms=300)
+    stage.redis.pause()
+    headers = {**tokens.bearer(tokens.API_KEY), "Content-Type": "application/json", "Connection": "keep-alive"}
+    change = await Exchange.open(stage.a.url, "PUT", "/v1/channels/room/members/ann", headers, b"{}")
+    await asyncio.sleep(0.1)
+
+    stage.a.terminate()
+    await eventually(lambda: "draining" in stage.a.log.read_text())
+    await asyncio.sleep(0.2)
+    stage.redis.resume()
+
+    answer = await change.whole()
+    assert answer.status in (200, 503)
+    assert answer.headers["connection"] == "close"
 
 
 @run_async
