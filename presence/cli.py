@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from presence import __version__
-from presence.errors import BadSetting, PresenceError
+from presence.errors import BadSetting, CannotListen, PresenceError
 from presence.options import archive_url as checked_archive_url
 from presence.settings import FIELDS, Settings, describe, for_dev, load
 
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BadSetting, PresenceError) as error:
         print(f"presence {options.command}: {error}", file=sys.stderr)
         return 2
+    except CannotListen as error:
+        print(f"presence {options.command}: {error}", file=sys.stderr)
+        return 1  # not 2: whoever watches over the node should start it again
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; point stdout elsewhere or the exit complains about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -77,6 +77,10 @@ class BadSetting(Exception):
     """A setting, or what it points to, is wrong; the message says what would be right and shows no secret."""
 
 
+class CannotListen(Exception):
+    """The address to serve at is taken or not ours. Unlike a wrong setting, that may pass."""
+
+
 class CloseCode(IntEnum):
     """Why a connection was closed: 40xx do not return unchanged, 41xx return with back-off, 42xx at once."""
 

@@ -22,7 +22,7 @@ from presence.auth import Authenticator
 from presence.broker import Broker
 from presence.doors import make_doors
 from presence.erasure import Erasure
-from presence.errors import BadSetting, CloseCode, Unavailable
+from presence.errors import BadSetting, CannotListen, CloseCode, Unavailable
 from presence.events import Event
 from presence.expiry import Expiry
 from presence.feedkeeping import FeedKeeping
@@ -128,7 +128,11 @@ class Node:
                 log.warning("not_ready", **{name: bool(value) for name, value in self.ready()[1].items()})
         await self.webhooks.start()
         # Not before: a proxy takes an open port for a node that answers, and would let requests wait there.
-        sockets = bind_sockets(self.settings.port, self.settings.host, backlog=BACKLOG)
+        host, port = self.settings.host, self.settings.port
+        try:
+            sockets = bind_sockets(port, host, backlog=BACKLOG)
+        except OSError as error:
+            raise CannotListen(f"cannot listen at {host}:{port}: {error.strerror}") from error
         self.port = sockets[0].getsockname()[1]
         self._server = HTTPServer(
             make_application(self.services),
@@ -164,7 +168,7 @@ class Node:
         for session in self.registry.all():
             session.shut(CloseCode.DRAIN, "this node is going; come back at once")
         for _ in range(20):
-            if not self.services.admission.connections and not self.takers.answering:
+            if not (self.services.admission.connections or self.takers.answering or self.services.answering):
                 break
             await asyncio.sleep(0.05)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from presence.attendance import Attendance
 from presence.auth import Authenticator
@@ -59,6 +60,7 @@ class Services:
     ready: Callable[[], tuple[bool, dict[str, object]]]
     draining: bool = False
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    answering: WeakSet[object] = field(default_factory=WeakSet)  # requests whose loss would leave their outcome unknown
 
     disturbed_at: dict[int, float] = field(default_factory=dict)  # by partition (monotonic)
 

@@ -61,6 +61,8 @@ class BaseHandler(ReadingHandler):
 
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
         """As Tornado; but an answer that its client does not read is not kept for ever."""
+        if self.services.draining and not self._headers_written:
+            self.set_header("Connection", "close")  # the next request of a proxy or back end goes to another node
         written = super().finish(chunk)
         stream = cast(HTTP1Connection, self.request.connection).stream
         if stream.writing():
@@ -140,6 +142,7 @@ class BodyHandler(BaseHandler):
     plain_text = False  # whether text/plain is taken as JSON
 
     def initialize(self) -> None:
+        self.services.answering.add(self)
         self._body = bytearray()
         self._body_bytes = 0
         self._refusal: PresenceError | None = None
@@ -156,6 +159,12 @@ class BodyHandler(BaseHandler):
             # with it. Tornado looks the method up only then.
             self._refusal = error
             setattr(self, (self.request.method or "get").lower(), self._refuse)
+
+    def on_finish(self) -> None:
+        self.services.answering.discard(self)
+
+    def on_connection_close(self) -> None:
+        self.services.answering.discard(self)
 
     def data_received(self, chunk: bytes) -> None:
         self._body_bytes += len(chunk)

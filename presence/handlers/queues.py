@@ -93,6 +93,7 @@ class TakeHandler(QueueApiHandler):
             takers.answering -= 1
 
     def on_connection_close(self) -> None:
+        super().on_connection_close()
         if self._taking is not None:
             self._taking.cancel()
 

@@ -33,7 +33,7 @@ export class Line {
     return (this.transport ?? this.opening) !== "websocket";
   }
 
-  url(path, query, scheme = "http") {
+  url(path, query = [], scheme = "http") {
     const url = new URL(this.base, location.href);
     url.protocol = scheme + (/s:$/.test(url.protocol) ? "s" : "");
     url.pathname = url.pathname.replace(/\/?$/, "/v1/") + path;
@@ -56,9 +56,10 @@ export class Line {
   take(link, frame) {
     if (link !== this.link && link !== this.next) return;
     link.silent = 0;
-    if (frame.type === "welcome") this.#welcomed(link, frame);
-    else if (frame.type === "close") this.end(link, frame);
-    else if (frame.type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
+    const { type } = frame;
+    if (type === "welcome") this.#welcomed(link, frame);
+    else if (type === "close") this.end(link, frame);
+    else if (type === "reconnect") this.#after("replace", frame.in_ms, () => this.open(this.transport));
     else this.owner.take(frame);
   }
 
@@ -76,9 +77,11 @@ export class Line {
     } else return;
     const another = code === 4001 && this.ask && !this.#refused;
     if (another) this.#refused = true;
-    if (final && !another) this.close(code, message);
-    else if ((another || (code >= 4200 && code < 4300)) && !this.#attempt++) this.open();
-    else this.#wait({ code, message }, retry_ms);
+    if (final && !another) return this.close(code, message);
+    if ((another || (code >= 4200 && code < 4300)) && !this.#attempt++) return this.open();
+    const retryInMs = Math.round(retry_ms + backoff(this.#attempt++));
+    this.#after("wait", retryInMs, () => this.open());
+    if (!this.link) this.#say("offline", { code, message, retryInMs });
   }
 
   async open(name = this.names[this.at]) {
@@ -107,7 +110,7 @@ export class Line {
   }
 
   hurry() {
-    if (this.#timers.has("wait")) this.#after("wait", 300 * Math.random(), () => this.open());
+    if (this.#timers.has("wait")) this.#after("wait", backoff(0), () => this.open());
     else if (this.link) {
       this.link.silent = 2;
       this.#tick();
@@ -159,12 +162,6 @@ export class Line {
     return this.at > 0;
   }
 
-  #wait(why, least = 0) {
-    const retryInMs = Math.round(least + backoff(this.#attempt++));
-    this.#after("wait", retryInMs, () => this.open());
-    if (!this.link) this.#say("offline", { ...why, retryInMs });
-  }
-
   #abandon() {
     this.#turn++;
     this.#stop("welcome");
@@ -188,7 +185,7 @@ export class Line {
         this.worker = new Worker(new URL("keeper.js", import.meta.url), { type: "module" });
         this.worker.onmessage = () => (this.aliveAt = Date.now());
         const init = { method: "POST", headers: this.#headers, body: '{"type":"beat"}' };
-        this.worker.postMessage([this.url("commands", []), init, this.link.ping_ms]);
+        this.worker.postMessage([this.url("commands"), init, this.link.ping_ms]);
       }
     } catch {} // forbidden: the page beats
     if (this.at) this.#after("better", BETTER_MS * (0.5 + Math.random()), () => this.open(this.names[0]));

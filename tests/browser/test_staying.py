@@ -81,7 +81,6 @@ async def test_hidden_tabs_stay_though_their_timers_stand_still(quick_scene: Sce
 
 
 @pytest.mark.long
-@pytest.mark.sample
 @run_async
 @limited(180)
 async def test_hidden_tabs_stay_for_90_seconds(own_stage: Any, browser: Browser) -> None:

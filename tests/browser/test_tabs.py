@@ -54,6 +54,10 @@ async def test_a_closed_tab_is_gone_one_grace_later_and_with_leave_on_hide_at_on
     for tab in polite.values():
         await tab.page.close()
     assert {leave["reason"] for leave in (await scene.leaves(3)).values()} == {"left"}
+    for tab in tabs.values():
+        for name in TRANSPORTS:
+            await tab.hears("leave", user=f"polite {name}")
+    await scene.passes(1000)  # a poll that is only beginning may overtake the last words: it would count as life
     closed_ms = scene.now_ms()
     for tab in tabs.values():
         await tab.page.close()

@@ -18,10 +18,12 @@ import pytest
 import yaml
 
 from presence.settings import Settings
+from tests.support.deployments import PREFIX
 from tests.support.documents import DOCS, ROOT, blocks, fragment
 from tests.support.nginx import free_port
 from tests.support.node import Node
 from tests.support.programs import need_program
+from tests.support.redis_server import RedisServer
 
 UNIT = DOCS / "systemd" / "presence@.service"
 DOCKER = DOCS / "docker"
@@ -93,7 +95,7 @@ def test_the_proxy_of_the_images_knows_its_nodes(tmp_path: Path) -> None:
 
     text = (tmp_path / "nginx" / "presence.conf").read_text("utf-8")
     nodes = re.findall(r"^ *server ([\w.:]+) ", text, re.MULTILINE)
-    assert nodes == [f"node{number}:8080" for number in (1, 2, 3)]
+    assert nodes == [f"node{number}:8080" for number in (1, 2, 3)] * 2
     assert re.findall(r"^ *listen (.*);", text, re.MULTILINE) == ["8080", "8090"]
     for path in (tmp_path / "nginx").glob("*.conf"):  # names that only Docker knows, and ports that may be taken
         own = re.sub(r"node\d:8080", "127.0.0.1:1", path.read_text("utf-8")).replace("listen 80", "listen 127.0.0.1:80")
@@ -159,6 +161,19 @@ def test_a_node_runs_as_unit_and_recipe_say_and_tells_systemd_how_far_it_is(depl
     assert _healthy(deployed.port) != 0
     left = [path.name for path in deployed.secrets.iterdir() if re.search(r"[A-Z]{3,}_(?!URL)[A-Z]+", path.read_text())]
     assert left == [], "a password was not replaced"
+
+
+def test_a_node_whose_port_is_taken_says_so_in_one_line_and_is_to_be_started_again(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        node = Node.launch(tmp_path, redis_server.url, port=port, key_prefix=PREFIX + "port")
+        code = node.wait()
+
+    assert f"RestartPreventExitStatus={code}" not in UNIT.read_text("utf-8")
+    assert node.complaints() == []
+    assert f"cannot listen at 127.0.0.1:{port}: Address already in use" in node.log.read_text()
 
 
 @pytest.mark.long

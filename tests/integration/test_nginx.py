@@ -16,7 +16,7 @@ import pytest
 from tests.support import tokens
 from tests.support.clients import open_socket
 from tests.support.documents import ROOT
-from tests.support.http import request
+from tests.support.http import Exchange, request
 from tests.support.nginx import CONFIGURATION, Nginx
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
@@ -38,6 +38,17 @@ async def test_joins_and_leaves_come_through_on_every_transport(front: Stage, ng
 
     left = await watcher.event(front.channel, "leave", user="bob")
     assert left["reason"] == "timeout"
+
+
+@run_async
+async def test_last_words_of_a_page_arrive_though_its_browser_is_gone(front: Stage, nginx: Nginx) -> None:
+    join = json.dumps({"type": "join", "channel": front.channel}).encode()
+    for number in range(20):
+        beacon = {**tokens.bearer(tokens.make_token(f"user-{number}")), "Content-Type": "text/plain"}
+        exchange = await Exchange.open(nginx.url, "POST", f"/v1/commands?session={front.session}", beacon, join)
+        exchange.close()
+
+    await eventually(lambda: _all_there(front, 20), what="what every one of them said")
 
 
 @run_async
@@ -225,3 +236,7 @@ def _nginx(folder: Path, like: Nginx, changes: dict[str, str]) -> Iterator[Any]:
 
 def _text(name: str) -> str:
     return (CONFIGURATION / name).read_text("utf-8")
+
+
+async def _all_there(front: Stage, count: int) -> bool:
+    return len(await front.roster()) == count

@@ -26,7 +26,8 @@ CLOSED = (
     "/metrics", "/healthz", "/readyz", "/console", "/console/", "/", "/dev/token?user=ann", "/v1/channels",
     "/v1/channels/room/members", "/v1/users/ann", "/v1/heartbeats", "/v1/queues/q", "/v1/webhooks", "/v1/ws/",
     "/v1/events/x", "/v1/commands/../channels", "/static/../metrics", "/static/%2e%2e/metrics", "/static/..%2fmetrics",
-    "//metrics", "/v1//channels", "/v1/events/..;/channels",
+    "//metrics", "/v1//channels", "/v1/events/..;/channels", "/v1/channels/../events", "/v1/channels/room%2f..%2f../events",
+    "/v1/users/..%2fevents", "/v1/channels/room/members/..%2f..%2f..%2fws", "/v1/users/..%2f..%2fstatic%2fx",
 )  # fmt: skip
 OPEN_INSIDE = {"/metrics": 200, "/healthz": 200, "/readyz": 200, "/v1/channels": 200, "/v1/users/ann": 200}
 TOO_MANY = 429

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 from websockets.exceptions import WebSocketException
 
+from tests.support import tokens
 from tests.support.clients import TRANSPORTS, Client
 from tests.support.clients.base import ABNORMAL, CommandError
-from tests.support.http import Refused, request
+from tests.support.http import Exchange, Refused, request
 from tests.support.nginx import Nginx, free_port
 from tests.support.node import Node
 from tests.support.redis_server import RedisServer
-from tests.support.stage import OwnStage, StageMaker
+from tests.support.stage import OwnStage, Stage, StageMaker
 from tests.support.waiting import eventually, limited, run_async
 
 SETTINGS = {"ttl_ms": 6000, "grace_ms": 2500, "ping_ms": 2000, "drain_ms": 400, "max_commands_per_second": 0}
@@ -183,6 +184,59 @@ async def test_who_is_closed_at_the_end_of_a_drain_cannot_come_back_to_that_node
     with pytest.raises(OSError):
         await ann.reconnect()
     assert stage.a.running
+
+
+@run_async
+async def test_a_change_under_way_when_a_drain_ends_is_answered_and_its_connection_not_used_again(
+    own_stage: StageMaker,
+) -> None:
+    stage = own_stage(nodes=1, drain_ms=300)
+    stage.redis.pause()
+    headers = {**tokens.bearer(tokens.API_KEY), "Content-Type": "application/json", "Connection": "keep-alive"}
+    change = await Exchange.open(stage.a.url, "PUT", "/v1/channels/room/members/ann", headers, b"{}")
+    await asyncio.sleep(0.1)
+
+    stage.a.terminate()
+    await eventually(lambda: "draining" in stage.a.log.read_text())
+    await asyncio.sleep(0.2)
+    stage.redis.resume()
+
+    answer = await change.whole()
+    assert answer.status in (200, 503)
+    assert answer.headers["connection"] == "close"
+
+
+@run_async
+async def test_when_all_nodes_were_passed_over_they_are_asked_all_the_same(tmp_path: Path) -> None:
+    """One after the other was restarted, quicker than nginx forgets that it was away."""
+    port = free_port()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    nodes = [f"http://127.0.0.1:{number}" for number in (port, free_port())]
+    server = await asyncio.to_thread(Nginx, tmp_path / "nginx", nodes)
+    try:
+        assert (await request(server.outside.url, "GET", "/v1/events")).status == 503
+        async with await asyncio.start_server(serve, "127.0.0.1", port):
+            assert (await request(server.outside.url, "GET", "/v1/events")).status == 200
+    finally:
+        server.stop()
+
+
+@run_async
+async def test_a_change_that_no_node_got_is_made_by_another_one(front: Stage, nginx: Nginx, tmp_path: Path) -> None:
+    gone, node = f"http://127.0.0.1:{free_port()}", nginx.nodes[0].url
+    server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [gone, node])
+    try:
+        member = ("channels", front.channel, "members", "ann")
+        answers = [await front.api(method, *member, json={}, node=server.inside) for method in ("PUT", "DELETE") * 2]
+    finally:
+        server.stop()
+
+    assert [answer.json().get("joined", answer.json().get("left")) for answer in answers] == [True] * 4
 
 
 @pytest.mark.long

@@ -88,6 +88,8 @@ def _calls(stage: OwnStage) -> list[Awaitable[Response]]:
         stage.api("GET", "channels", room),
         stage.api("GET", "channels", room, "members"),
         stage.api("GET", "channels", room, "events"),
+        stage.api("GET", "channels", room, "members", query={"deadlines": "true"}),
+        stage.api("GET", "nodes"),
         stage.api("GET", "users", user),
         stage.api("POST", "users", "query", json={"users": [user, "bob"]}),
         stage.api("POST", "users", user, "disconnect", json={}),

@@ -305,8 +305,8 @@ class Page:
 
 
 def artifacts_folder(fallback: Path) -> Path:
-    """Where pictures for a person go: the folder that PRESENCE_ARTIFACTS names, else the test's own."""
-    folder = Path(os.environ.get("PRESENCE_ARTIFACTS") or fallback)
+    """Where pictures for a person go: the folder that ARTIFACTS names, else the test's own."""
+    folder = Path(os.environ.get("ARTIFACTS") or fallback)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -119,8 +119,8 @@ class Nginx:
                 text = text.replace(f"listen 127.0.0.1:{given};", f"listen 127.0.0.1:{own};")
             text = text.replace("listen 443 ", f"listen 127.0.0.1:{ports[TLS]} ")
             if "upstream presence" in text:
-                rules = _NODE.findall(text)
-                text = _NODE.sub("", text).replace("zone presence", _servers(nodes, rules[0]) + "    zone presence")
+                servers = "".join(_servers(nodes, rule) for rule in dict.fromkeys(_NODE.findall(text)))
+                text = _NODE.sub("", text).replace("zone presence", servers + "    zone presence")
             if certificates is not None:
                 text = text.replace("# include tls.conf;", "include tls.conf;")
                 text = text.replace("/etc/nginx/tls/presence", str(certificates / "server"))

@@ -9,8 +9,22 @@ globalThis.CustomEvent ??= class extends Event {
     this.detail = detail;
   }
 };
-globalThis.beacons = [];
-Object.defineProperty(globalThis, "navigator", { value: { sendBeacon: (...beacon) => beacons.push(beacon) } });
+Object.defineProperty(globalThis, "navigator", { value: { sendBeacon: () => true } });
+
+// Waits of the client pass so many times faster.
+export const clock = { speed: 1 };
+const wait = globalThis.setTimeout;
+globalThis.setTimeout = (act, ms) => wait(act, ms / clock.speed);
+
+// What answers the requests of streams and polls: (path, init) => [status, what is in the body].
+export const server = { answer: () => [503, {}] };
+globalThis.fetch = async (address, init) => {
+  const { pathname } = new URL(address);
+  const [status, content] = await server.answer(pathname, init);
+  return new Response(typeof content === "string" ? content : JSON.stringify(content), { status });
+};
+
+export const forever = () => new Promise(() => {});
 
 export const sockets = [];
 
@@ -59,7 +73,7 @@ globalThis.WebSocket = class {
   }
 };
 
-export const settled = (ms = 0) => new Promise((done) => setTimeout(done, ms));
+export const settled = (ms = 0) => new Promise((done) => wait(done, ms));
 
 export async function until(condition) {
   for (let n = 0; !condition(); n++) {
