@@ -20,7 +20,7 @@ CLIENT = (
     "client/line.js",
     "client/roster.js",
 )
-MOST_BYTES = 8 << 10
+MOST_BYTES = 8_000
 TYPES = ("presence.d.ts", "client/types.d.ts")
 COMPILER = (
     "--target",

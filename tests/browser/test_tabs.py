@@ -73,6 +73,8 @@ async def test_a_state_that_is_set_while_joining_is_set(scene: Scene) -> None:
     tab = await scene.busy_tab({name: scene.wish(name, name, channel="") for name in TRANSPORTS})
     both = """async (name, channel) => {
       const { client } = journals.get(name);
+      const refused = await client.join(" not a name").catch(({ code }) => code);
+      if (refused !== "bad_name") throw new Error(refused);
       await client.join(`${channel} of others`);
       await Promise.all([client.join(channel), client.join(channel, { state: { mood: "awake" } })]);
     }"""
