@@ -25,7 +25,6 @@ HOSTILE = (
 
 
 @pytest.mark.long
-@pytest.mark.sample
 @run_async
 async def test_a_token_function_is_asked_in_time_and_nobody_leaves_or_reconnects(scene: Scene) -> None:
     scene.front.token_ttl_s = 3
@@ -62,7 +61,6 @@ async def test_a_text_token_that_ends_closes_the_client(scene: Scene) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.sample
 @run_async
 async def test_where_no_worker_may_run_the_page_itself_shows_life(quick_scene: Scene) -> None:
     scene = quick_scene
@@ -77,7 +75,6 @@ async def test_where_no_worker_may_run_the_page_itself_shows_life(quick_scene: S
 
 
 @pytest.mark.long
-@pytest.mark.sample
 @run_async
 async def test_a_page_of_another_origin_is_served_by_every_transport(scene: Scene, elsewhere: Front) -> None:
     there = {"from": scene.front.url, "server": scene.front.url}
@@ -116,7 +113,6 @@ async def test_names_that_mean_something_elsewhere_are_only_names(scene: Scene) 
 
 
 @pytest.mark.long
-@pytest.mark.sample
 @run_async
 async def test_two_clients_in_one_page_are_two_and_a_closed_one_frees_everything(scene: Scene) -> None:
     watcher = await scene.tab("watcher")
