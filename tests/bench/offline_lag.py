@@ -35,6 +35,7 @@ from tests.support.clients.websocket import WebSocketClient
 TARGET_MS = 250
 WATCHED = 32
 AFTERWARDS_S = 3.0
+LATE_S = 10.0
 REFRESHES_PER_S = 10_000  # more than this two cores shared with everything else are not asked for
 
 
@@ -138,7 +139,10 @@ async def _phase(plan: Plan, stand: Stand, on: bool, subscriber: bare.Subscriber
             await observer.join(channel, "observer")
         places = [(f"silent-{word}-{number}", channels[number % len(channels)]) for number in range(plan.silent)]
         silent = list(await asyncio.gather(*(_fall_silent(plan, stand, *place, subscriber) for place in places)))
-        await _until(max(session.deadline_ms for session in silent) / 1000 + AFTERWARDS_S)
+        last_s = max(session.deadline_ms for session in silent) / 1000
+        await _until(last_s + AFTERWARDS_S)
+        while len(observer.leaves) < plan.silent and time.time() < last_s + AFTERWARDS_S + LATE_S:
+            await asyncio.sleep(0.05)
     finally:
         for client in (observer, *(session.client for session in silent if session.client)):
             await client.drop()

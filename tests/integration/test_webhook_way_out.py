@@ -55,7 +55,7 @@ async def test_a_body_arrives_as_it_is_with_our_headers_and_the_name_of_the_host
 
 @run_async
 async def test_the_name_is_resolved_once_and_the_judged_address_is_the_one_that_is_reached() -> None:
-    async with Receiver(host=GOOD) as good, Receiver(good.port, host=PRIVATE) as inside:
+    async with Receiver(host=PRIVATE) as inside, Receiver(inside.port, host=GOOD) as good:
         names = Names([GOOD], [PRIVATE])
         url = f"http://rebinding.example:{good.port}/"
 
@@ -70,7 +70,7 @@ async def test_the_name_is_resolved_once_and_the_judged_address_is_the_one_that_
 
 @run_async
 async def test_one_private_address_among_several_refuses_them_all() -> None:
-    async with Receiver(host=GOOD) as good, Receiver(good.port, host=PRIVATE) as inside:
+    async with Receiver(host=PRIVATE) as inside, Receiver(inside.port, host=GOOD) as good:
         got = await post(f"http://both.example:{good.port}/", Names([GOOD, PRIVATE]), allow_private=False)
 
     assert got.status is None
