@@ -28,14 +28,17 @@ test("a page that is not there is the nearest one", () => {
 test("arranging grows about as the list does", () => {
   const many = Array.from({ length: 50_000 }, (_, at) => ({ channel: `room:${at}`, count: (at * 7919) % 100 }));
   const small = many.slice(0, 500);
-  const time = (list) => {
-    const began = performance.now();
-    for (let turn = 0; turn < 5; turn++) arrange(list, { text: "room" });
-    return performance.now() - began;
+  const best = (list) => {
+    const once = () => {
+      const began = performance.now();
+      arrange(list, { text: "room" });
+      return performance.now() - began;
+    };
+    return Math.min(...Array.from({ length: 9 }, once)); // a machine that stood still meanwhile does not count
   };
-  time(small);
+  best(small);
 
-  assert.ok(time(many) < 1000 * Math.max(1, time(small)));
+  assert.ok(best(many) < 2000 * Math.max(0.1, best(small)), "a quadratic one would take 10,000 times as long");
 });
 
 test("errors make the questions rarer, and the server may ask for more time", () => {
