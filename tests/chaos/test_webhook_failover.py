@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hooks import free_ports, leader, write_targets
+from tests.support.hooks import leader, write_targets
+from tests.support.ports import free_ports
 from tests.support.primaries import give_replica, kill_primary
 from tests.support.receiver import Receiver
 from tests.support.stage import EngineStageMaker, OwnStage

@@ -20,8 +20,8 @@ import yaml
 from presence.settings import Settings
 from tests.support.deployments import PREFIX
 from tests.support.documents import DOCS, ROOT, blocks, fragment
-from tests.support.nginx import free_port
 from tests.support.node import Node
+from tests.support.ports import free_ports
 from tests.support.programs import need_program
 from tests.support.redis_server import RedisServer
 
@@ -118,7 +118,7 @@ def deployed(unit: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
     shutil.copytree(DOCKER, tmp_path / "docker")
     (recipe,) = [block for block in blocks(DOCS / "nodes.md", "sh") if "mkdir -m 700 secrets" in block]
     assert _run("bash", "-euc", recipe, cwd=tmp_path / "docker").returncode == 0
-    secrets, port, redis_port = tmp_path / "docker" / "secrets", free_port(), free_port()
+    secrets, (port, redis_port) = tmp_path / "docker" / "secrets", free_ports(2)
     _replace(secrets / "redis.conf", "dir /data", f"dir {tmp_path}")
     _replace(secrets / "presence.toml", "@redis:6379", f"@127.0.0.1:{redis_port}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

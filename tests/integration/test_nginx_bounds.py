@@ -17,7 +17,8 @@ from websockets.asyncio.client import connect
 from tests.support import tokens
 from tests.support.clients import open_socket
 from tests.support.http import Exchange, Refused, request
-from tests.support.nginx import Nginx, free_port
+from tests.support.nginx import Nginx
+from tests.support.ports import free_ports
 from tests.support.programs import need_program
 from tests.support.stage import Stage
 from tests.support.waiting import eventually, run_async
@@ -85,7 +86,7 @@ async def test_tokens_do_not_reach_nginxs_logs_when_nodes_fail(tmp_path: Path) -
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf an answer")
         writer.close()
 
-    nodes = [f"http://127.0.0.1:{free_port()}"]
+    nodes = [f"http://127.0.0.1:{port}" for port in free_ports(1)]
     async with (
         _upstreams(hang_up) as alive,
         _nginx(tmp_path, [*nodes, *alive], {"max_fails=1": "max_fails=0"}) as server,
@@ -125,7 +126,7 @@ async def test_what_may_have_been_done_is_never_asked_for_again(tmp_path: Path) 
 
 @run_async
 async def test_what_no_node_got_goes_to_another_one(front: Stage, nginx: Nginx, tmp_path: Path) -> None:
-    gone = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    gone = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
 
     async with _nginx(tmp_path, [*gone, nginx.nodes[0].url]) as server:
         for _ in range(6):

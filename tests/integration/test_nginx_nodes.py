@@ -16,8 +16,9 @@ from tests.support import tokens
 from tests.support.clients import TRANSPORTS, Client
 from tests.support.clients.base import ABNORMAL, CommandError
 from tests.support.http import Exchange, Refused, request
-from tests.support.nginx import Nginx, free_port
+from tests.support.nginx import Nginx
 from tests.support.node import Node
+from tests.support.ports import free_ports
 from tests.support.redis_server import RedisServer
 from tests.support.stage import OwnStage, Stage, StageMaker
 from tests.support.waiting import eventually, limited, run_async
@@ -157,7 +158,7 @@ async def test_an_upgrade_to_new_nodes_by_a_reload_is_no_leave_and_loses_nothing
 async def test_a_node_takes_no_connection_before_it_can_serve(fresh_redis: RedisServer, tmp_path: Path) -> None:
     """Else a proxy would take it for one that answers, and let requests wait there."""
     fresh_redis.client().execute_command("ACL", "SETUSER", "default", "-subscribe")
-    port = free_port()
+    (port,) = free_ports(1)
     node = Node.launch(tmp_path, fresh_redis.url, port=port)
     try:
         await eventually(lambda: "subscription_lost" in node.log.read_text())
@@ -209,14 +210,14 @@ async def test_a_change_under_way_when_a_drain_ends_is_answered_and_its_connecti
 @run_async
 async def test_when_all_nodes_were_passed_over_they_are_asked_all_the_same(tmp_path: Path) -> None:
     """One after the other was restarted, quicker than nginx forgets that it was away."""
-    port = free_port()
+    port, other = free_ports(2)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
         writer.close()
 
-    nodes = [f"http://127.0.0.1:{number}" for number in (port, free_port())]
+    nodes = [f"http://127.0.0.1:{number}" for number in (port, other)]
     server = await asyncio.to_thread(Nginx, tmp_path / "nginx", nodes)
     try:
         assert (await request(server.outside.url, "GET", "/v1/events")).status == 503
@@ -228,7 +229,8 @@ async def test_when_all_nodes_were_passed_over_they_are_asked_all_the_same(tmp_p
 
 @run_async
 async def test_a_change_that_no_node_got_is_made_by_another_one(front: Stage, nginx: Nginx, tmp_path: Path) -> None:
-    gone, node = f"http://127.0.0.1:{free_port()}", nginx.nodes[0].url
+    (port,) = free_ports(1)
+    gone, node = f"http://127.0.0.1:{port}", nginx.nodes[0].url
     server = await asyncio.to_thread(Nginx, tmp_path / "nginx", [gone, node])
     try:
         member = ("channels", front.channel, "members", "ann")

@@ -15,9 +15,10 @@ from presence.errors import NotFound
 from tests.chaos import deliveries
 from tests.conftest import LIVE_NODES
 from tests.support import tokens
-from tests.support.hooks import come_and_go, free_ports, group, report, write_targets
+from tests.support.hooks import come_and_go, group, report, write_targets
 from tests.support.node import Node
 from tests.support.parts import Parts
+from tests.support.ports import free_ports
 from tests.support.receiver import OLD_SECRET, SECRET, Receiver, answer
 from tests.support.redis_server import RedisServer
 from tests.support.stage import EngineStageMaker, Stage

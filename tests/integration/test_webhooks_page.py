@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.support.documents import DOCS, blocks
-from tests.support.hooks import come_and_go, free_ports
+from tests.support.hooks import come_and_go
+from tests.support.ports import free_ports
 from tests.support.receiver import SECRET
 from tests.support.stage import StageMaker
 from tests.support.waiting import eventually, run_async

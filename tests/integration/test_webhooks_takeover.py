@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import Frame
-from tests.support.hooks import come_and_go, free_ports, leader, report, write_targets
+from tests.support.hooks import come_and_go, leader, report, write_targets
+from tests.support.ports import free_ports
 from tests.support.receiver import Receiver
 from tests.support.stage import OwnStage, StageMaker
 from tests.support.waiting import eventually, run_async

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,6 @@ from tests.support.node import Node
 from tests.support.receiver import OLD_SECRET, SECRET
 from tests.support.stage import Stage
 from tests.support.waiting import eventually
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody has now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def write_targets(file: Path, targets: dict[str, Frame]) -> Path:

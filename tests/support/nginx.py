@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from tests.support.documents import ROOT
 from tests.support.node import Node
+from tests.support.ports import free_ports
 from tests.support.programs import need_program
 from tests.support.waiting import wait_until
 
@@ -53,7 +54,7 @@ class Nginx:
         self.folder = folder
         self.nodes: list[Node] = []
         shutil.copytree(CONFIGURATION, folder)
-        ports = {OUTSIDE: free_port(), INSIDE: free_port(), TLS: free_port()}
+        ports = dict(zip((OUTSIDE, INSIDE, TLS), free_ports(3), strict=True))
         self._adapt(ports, [urlsplit(url).netloc for url in nodes], certificates)
         for given, own in (changes or {}).items():
             self.change(given, own)
@@ -141,13 +142,6 @@ class Nginx:
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    """A port of the loopback address that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _servers(nodes: list[str], rule: str) -> str:
